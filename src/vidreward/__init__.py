@@ -1,0 +1,1 @@
+"""vidreward: rewards learned from video."""

@@ -57,9 +57,7 @@ class RewardModel(nn.Module, abc.ABC):
         """
         return frames
 
-    def score_codes(
-        self, codes: Tensor, video: Video, *, seed: int = 0
-    ) -> Float[Tensor, "B T"]:
+    def score_codes(self, codes: Tensor, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:
         """Score from codes (B, T, ...) made by `encode`; equal to `score`. `video.frames` may be empty (B, 0, ...)."""
         return self.score(replace(video, frames=codes), seed=seed)
 
@@ -87,7 +85,6 @@ class LearnedRewardModel(RewardModel):
             agent: The same, from the agent's own episodes (online models only).
         """
 
-    @abc.abstractmethod
     def calibrate(self, episodes: Sequence[Episode]) -> None:
         """Set statistics kept as buffers from training episodes; `fit` calls it last."""
 
