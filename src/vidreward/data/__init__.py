@@ -1,0 +1,1 @@
+"""Episodes from disk: one file per format, one way in (`open_episodes`)."""
