@@ -85,18 +85,13 @@ class Logger:
             description: What is being done, one or two words.
         """
         self._stop_bar()
-        if self.dir is not None and not self._started:
-            self.dir.mkdir(parents=True, exist_ok=True)
-            num_dropped = _drop_after(self.dir / FILE_NAME, start_step)
-            self._file = (self.dir / FILE_NAME).open("a", encoding="utf-8")
-            self._writers = [_open_writer(name, self.dir, start_step) for name in self._backends]
-            if num_dropped and start_step:
-                self.message(f"{self.dir / FILE_NAME}: dropped {num_dropped} lines after step {start_step}")
-        self._started = True
         self._description, self._total_steps = description, max(total_steps, 1)
         self._start_step, self._step = start_step, start_step
-        self._start_time = self._line_time = time.monotonic()
         self._tenth = self._tenth_of(start_step)
+        if self.dir is not None and not self._started:
+            self._open(self.dir, start_step)
+        self._started = True
+        self._start_time = self._line_time = time.monotonic()
         if self._console.is_terminal and not self._console.quiet:
             self._bar = _make_bar(self._console)
             self._task = self._bar.add_task(description, total=total_steps, completed=start_step, numbers="")
@@ -155,6 +150,14 @@ class Logger:
         for writer in self._writers:
             writer.close(failed)
         self._writers = []
+
+    def _open(self, dir: Path, start_step: int) -> None:
+        dir.mkdir(parents=True, exist_ok=True)
+        num_dropped = _drop_after(dir / FILE_NAME, start_step)
+        self._file = (dir / FILE_NAME).open("a", encoding="utf-8")
+        self._writers = [_open_writer(name, dir, start_step) for name in self._backends]
+        if num_dropped and start_step:
+            self._console.print(f"log: dropped {num_dropped} lines after step {start_step}", markup=False)
 
     def _check_started(self) -> None:
         if not self._started:
