@@ -24,12 +24,12 @@ def dead_process() -> int:
 
 
 def test_written_text_bytes_and_json_read_back(tmp_path: Path) -> None:
-    files.write_text_atomic(tmp_path / "new" / "a.txt", "é\r\n")
+    files.write_text_atomic(tmp_path / "new" / "a.txt", "\u00e9\r\n")
     files.write_bytes_atomic(tmp_path / "b.bin", b"\x00\xff")
-    files.write_json_atomic(tmp_path / "c.json", {"a": [1, 0.5, None, "é"]})
-    assert (tmp_path / "new" / "a.txt").read_bytes() == "é\r\n".encode()
+    files.write_json_atomic(tmp_path / "c.json", {"a": [1, 0.5, None, "\u00e9"]})
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "\u00e9\r\n".encode()
     assert (tmp_path / "b.bin").read_bytes() == b"\x00\xff"
-    assert json.loads((tmp_path / "c.json").read_text()) == {"a": [1, 0.5, None, "é"]}
+    assert json.loads((tmp_path / "c.json").read_text()) == {"a": [1, 0.5, None, "\u00e9"]}
     assert names(tmp_path) == ["b.bin", "c.json", "new"]
 
 
@@ -146,7 +146,7 @@ def test_remove_stale_takes_only_what_a_dead_process_of_this_machine_left(tmp_pa
     assert files.remove_stale(tmp_path / "absent") == []
 
 
-@pytest.mark.parametrize("name", ["ю" * 100 + ".mp4", "a" * 250, "line\nbreak.txt", "..x", "a.sfx_" + "x" * 40])
+@pytest.mark.parametrize("name", ["\u044e" * 100 + ".mp4", "a" * 250, "line\nbreak.txt", "..x", "a.sfx_" + "x" * 40])
 def test_odd_names(tmp_path: Path, name: str) -> None:
     files.write_text_atomic(tmp_path / name, "text")
     assert names(tmp_path) == [name]
