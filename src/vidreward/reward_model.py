@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from vidreward.augment import Augment
 from vidreward.types import DataSpec, Episode, EpisodeInfo, Inputs, Pick, Video
 
 
@@ -57,9 +58,14 @@ class RewardModel(nn.Module, abc.ABC):
         """
         return frames
 
-    def score_codes(self, codes: Tensor, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:
-        """Score from codes (B, T, ...) made by `encode`; equal to `score`. `video.frames` may be empty (B, 0, ...)."""
-        return self.score(replace(video, frames=codes), seed=seed)
+    def score_codes(
+        self, codes: Tensor, goal_codes: Tensor | None, video: Video, *, seed: int = 0
+    ) -> Float[Tensor, "B T"]:
+        """Score from codes (B, T, ...) and goal codes (B, G, ...) made by `encode`; equal to `score`.
+
+        `video` gives the rest (index, length, fps, text, state); its pixels are not read.
+        """
+        return self.score(replace(video, frames=codes, goal=goal_codes), seed=seed)
 
 
 class LearnedRewardModel(RewardModel):
@@ -69,6 +75,8 @@ class LearnedRewardModel(RewardModel):
     """How reinforcement learning goes on training it; None: it stays as it is."""
     learns: ClassVar[Literal["order", "density", "novelty"]] = "order"
     """What training improves; the contract suite checks it."""
+    augment: Augment = Augment()
+    """What `fit` does to its frames, from the model's config."""
 
     @abc.abstractmethod
     def sample(self, episode: EpisodeInfo, rng: np.random.Generator) -> dict[str, Pick]:

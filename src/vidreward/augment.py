@@ -1,0 +1,128 @@
+"""Augment clips on the training device: one draw per row, shared by all its frames, the goal included.
+
+A reward compares frames of one episode, so that a change of one frame alone would be a change of the label. HOLD
+draws once for the state frames and the goal (specs/hold.md 1.4); `fit` does the same for every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidreward.types import Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Ranges of the random changes; the defaults change nothing."""
+
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Magnification, drawn apart for height and width; a value below 1 repeats the border."""
+    shift: float = 0.0
+    """Largest shift, as a fraction of the side, in each direction."""
+    flip: float = 0.0
+    """Probability of a mirror image. Wrong where left and right matter; HOLD as coded has 0.5."""
+    brightness: float = 0.0
+    """Largest relative change of brightness."""
+    contrast: float = 0.0
+    """Largest relative change of contrast, around the row's mean."""
+    saturation: float = 0.0
+    """Largest relative change of saturation."""
+    hue: float = 0.0
+    """Largest rotation of the hue, in turns (0.5 reaches every hue)."""
+    grey: float = 0.0
+    """Probability of a grey clip."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change place."""
+        return self.zoom != (1.0, 1.0) or self.shift > 0 or self.flip > 0
+
+    @property
+    def colours(self) -> bool:
+        """Whether pixels change value."""
+        return max(self.brightness, self.contrast, self.saturation, self.hue, self.grey) > 0
+
+
+def augment_batch(batch: Mapping[str, Video], config: Augment, generator: torch.Generator) -> dict[str, Video]:
+    """Augment every name of a batch with one draw per row.
+
+    Args:
+        batch: Videos of the same B rows, on one device.
+        config: What to draw.
+        generator: CPU generator: the draws do not depend on the device.
+    """
+    if not (config.moves or config.colours):
+        return dict(batch)
+    num_rows = next(iter(batch.values())).frames.shape[0]
+    draws = torch.rand(num_rows, 10, generator=generator)
+    return {name: _augment_video(video, config, draws.to(video.frames.device)) for name, video in batch.items()}
+
+
+def _augment_video(video: Video, config: Augment, draws: Float[Tensor, "B 10"]) -> Video:
+    frames = augment_frames(video.frames, config, draws)
+    goal = None if video.goal is None else augment_frames(video.goal, config, draws)
+    return replace(video, frames=frames, goal=goal)
+
+
+def augment_frames(
+    frames: UInt8[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 10"]
+) -> UInt8[Tensor, "B T 3 H W"]:
+    """Apply draws from U(0, 1) to frames; the same row of draws always does the same."""
+    if frames.shape[1] == 0:
+        return frames
+    x = frames.float()
+    if config.moves:
+        x = _move(x, config, draws)
+    if config.colours:
+        x = _recolour(x, config, draws)
+    return x.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _move(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 10"]) -> Tensor:
+    num_rows, num_frames, _, height, width = x.shape
+    low, high = config.zoom
+    zoom = low + (high - low) * draws[:, 0:2]
+    # a zoomed-in view may lie anywhere inside the frame, as a random crop does, and the shift comes on top
+    room = (1 - 1 / zoom).clamp(min=0) + 2 * config.shift
+    offset = room * (2 * draws[:, 2:4] - 1)
+    mirror = torch.where(draws[:, 4] < config.flip, -1.0, 1.0)
+    theta = torch.zeros(num_rows, 2, 3, device=x.device)
+    theta[:, 0, 0] = mirror / zoom[:, 0]
+    theta[:, 1, 1] = 1 / zoom[:, 1]
+    theta[:, :, 2] = offset
+    flat = x.reshape(num_rows, num_frames * 3, height, width)
+    grid = F.affine_grid(theta, [num_rows, 1, height, width], align_corners=False)
+    moved = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return moved.view_as(x)
+
+
+def _recolour(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 10"]) -> Tensor:
+    """Turn, saturate and scale colours by one affine map of RGB per row: a 3x3 matrix and an offset."""
+    num_rows = x.shape[0]
+    luma = torch.tensor([0.299, 0.587, 0.114], device=x.device)
+
+    def factor(strength: float, draw: Tensor) -> Tensor:
+        return 1 + strength * (2 * draw - 1)
+
+    saturation = torch.where(draws[:, 8] < config.grey, 0.0, factor(config.saturation, draws[:, 5]))
+    angle = 2 * torch.pi * config.hue * (2 * draws[:, 6] - 1)
+    eye = torch.eye(3, device=x.device)
+    grey = luma.expand(3, 3)  # projects a colour to its luma
+    # rotation about the grey axis (Rodrigues), exact for luma = mean; close enough for jitter
+    axis = torch.full((3,), 3**-0.5, device=x.device)
+    cross = torch.tensor([[0, -1.0, 1], [1, 0, -1], [-1, 1, 0]], device=x.device) * 3**-0.5
+    cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
+    turn = cos * eye + sin * cross + (1 - cos) * torch.outer(axis, axis)
+    saturate = grey + saturation.view(-1, 1, 1) * (eye - grey)
+    brightness = factor(config.brightness, draws[:, 7])
+    contrast = factor(config.contrast, draws[:, 9])
+    matrix = turn @ saturate * (brightness * contrast).view(-1, 1, 1)
+    mean = x.mean((1, 2, 3, 4)) * brightness
+    out = torch.einsum("bij,btjhw->btihw", matrix, x)
+    return out + ((1 - contrast) * mean).view(num_rows, 1, 1, 1, 1)

@@ -1,0 +1,149 @@
+"""From episodes to training batches: `SampledFrames` asks the model which frames it needs and reads only those.
+
+Batch k is a function of (seed, k) alone: there is no iterator to save, a resumed run draws what the uninterrupted
+one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from vidreward.reward_model import LearnedRewardModel
+from vidreward.types import Episode, Pick, Video
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step reads."""
+
+    videos: dict[str, Video]
+    episode_ids: tuple[str, ...]
+
+
+class SampledFrames:
+    """Draw batches of the frames a model asks for; every episode once per pass, in a new order each pass.
+
+    Args:
+        episodes: Where to draw from; memory-mapped ones (`build_cache`) are fastest.
+        model: Its `sample` chooses the frames.
+        batch_size: Episodes in a batch.
+        seed: Fixes every draw.
+        stream: Number of the random stream; validation uses another than training.
+    """
+
+    def __init__(
+        self, episodes: Sequence[Episode], model: LearnedRewardModel, batch_size: int, *, seed: int, stream: int = 0
+    ) -> None:
+        if not episodes:
+            raise ValueError("no episodes to sample from; open a folder that holds some")
+        self.episodes = episodes
+        self.model = model
+        self.batch_size = batch_size
+        self.seed = seed
+        self.stream = stream
+
+    def batch(self, step: int) -> Batch:
+        """Read batch number `step` (from 0); the same step gives the same batch."""
+        rows = [self._row(step * self.batch_size + row) for row in range(self.batch_size)]
+        episodes = [episode for episode, _ in rows]
+        names = rows[0][1].keys()
+        read = [_read_picks(episode, picks) for episode, picks in rows]
+        videos = {name: _collate(name, episodes, [p[name] for _, p in rows], [r[name] for r in read]) for name in names}
+        return Batch(videos, tuple(episode.id for episode in episodes))
+
+    def batches(self, start: int, stop: int, *, num_workers: int = 1, depth: int = 3) -> Iterator[Batch]:
+        """Yield batches start..stop-1 in order, read ahead by threads."""
+        with ThreadPoolExecutor(num_workers) as pool:
+            ahead = [pool.submit(self.batch, step) for step in range(start, min(start + depth, stop))]
+            for step in range(start, stop):
+                batch = ahead.pop(0).result()
+                if step + depth < stop:
+                    ahead.append(pool.submit(self.batch, step + depth))
+                yield batch
+
+    def _row(self, position: int) -> tuple[Episode, dict[str, Pick]]:
+        epoch, place = divmod(position, len(self.episodes))
+        order = self._order(epoch)
+        episode = self.episodes[int(order[place])]
+        rng = np.random.default_rng([self.seed, self.stream, 1, position])
+        return episode, self.model.sample(episode.info, rng)
+
+    def _order(self, epoch: int) -> ndarray:
+        return np.random.default_rng([self.seed, self.stream, 0, epoch]).permutation(len(self.episodes))
+
+
+def _read_picks(episode: Episode, picks: dict[str, Pick]) -> dict[str, ndarray | None]:
+    """Read all picks of an episode with one request a camera, so that a video file is decoded forward once."""
+    frames: dict[str, ndarray | None] = dict.fromkeys(picks)
+    for camera in {pick.camera for pick in picks.values()}:
+        wanted = {name: pick for name, pick in picks.items() if pick.camera == camera and pick.pixels}
+        indices = [int(i) for pick in wanted.values() for i in pick.index]
+        if not indices:
+            continue
+        read = episode.frames(indices, camera)
+        start = 0
+        for name, pick in wanted.items():
+            frames[name] = read[start : start + len(pick.index)]
+            start += len(pick.index)
+    return frames
+
+
+def _collate(name: str, episodes: Sequence[Episode], picks: Sequence[Pick], frames: Sequence[ndarray | None]) -> Video:
+    """Stack one name's picks to a batch, padding shorter rows with their last frame."""
+    num_frames = max(len(pick.index) for pick in picks)
+    index = torch.tensor([[*pick.index, *[pick.index[-1]] * (num_frames - len(pick.index))] for pick in picks])
+    pixels = []
+    for episode, pick, read in zip(episodes, picks, frames, strict=True):
+        if read is None:
+            pixels.append(np.zeros((0, 3, 0, 0), np.uint8))
+            continue
+        if pixels and read.shape[1:] != pixels[0].shape[1:]:
+            raise ValueError(
+                f"frames of {episode.id!r} are {read.shape[2]}x{read.shape[3]}, those of {episodes[0].id!r} are "
+                f"{pixels[0].shape[2]}x{pixels[0].shape[3]}; open the data with one size (size=64, or --data.size 64)"
+            )
+        short = num_frames - len(pick.index)
+        pixels.append(np.concatenate([read, np.repeat(read[-1:], short, 0)]) if short else read)
+    return Video(
+        frames=torch.from_numpy(np.stack(pixels)),
+        index=index,
+        length=torch.tensor([len(pick.index) for pick in picks]),
+        fps=torch.tensor([episode.fps for episode in episodes], dtype=torch.float32),
+        text=_text(episodes),
+        state=_column(episodes, "state", index),
+        action=_column(episodes, "action", index),
+        labels=_labels(episodes, index),
+    )
+
+
+def _text(episodes: Sequence[Episode]) -> tuple[str, ...] | None:
+    tasks = tuple(episode.task for episode in episodes)
+    return None if None in tasks else tuple(str(task) for task in tasks)
+
+
+def _column(episodes: Sequence[Episode], name: str, index: Tensor) -> Tensor | None:
+    columns = [episode.column(name) for episode in episodes]
+    rows = [column[index[i].numpy()] for i, column in enumerate(columns) if column is not None]
+    if len(rows) < len(columns):
+        return None
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+def _labels(episodes: Sequence[Episode], index: Tensor) -> dict[str, Tensor]:
+    """Gather the truth that every episode of the batch has."""
+    labels = {}
+    for name in ("progress", "stage", "reward"):
+        values = _column(episodes, name, index)
+        if values is not None:
+            labels[name] = values
+    outcomes = [episode.success for episode in episodes]
+    if None not in outcomes:
+        labels["success"] = torch.tensor(outcomes, dtype=torch.float32)
+    return labels

@@ -1,0 +1,140 @@
+"""ResNet as HOLD trains it: several images stacked on the channel axis, statistics per clip, a linear head.
+
+Source: hold-rewards `scenic/projects/baselines/resnet.py` (Apache-2.0), re-implemented from specs/hold.md 2.1. The
+trunk is torchvision's v1.5 ResNet (stride on the 3x3 convolution) and keeps its parameter names, so that common
+weights load; the initialisation is flax's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Depth = Literal[14, 18, 34, 50]
+_STAGES: dict[int, tuple[int, int, int, int]] = {14: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+_BOTTLENECK = {14, 50}
+
+
+class ClipBatchNorm2d(nn.BatchNorm2d):
+    """Normalise each clip of the batch by its own statistics.
+
+    HOLD-C puts one video on each device, so that no statistic crosses videos (specs/hold.md 3.2). Here a batch holds
+    `num_clips` clips of equal length, one after the other. The running statistics are flax's: the mean over clips
+    of the batch mean and of the *biased* batch variance, momentum 0.9 in flax's sense (0.1 in torch's).
+    """
+
+    def forward(self, x: Float[Tensor, "M C H W"], num_clips: int = 1) -> Float[Tensor, "M C H W"]:
+        """Normalise (num_clips * T, C, H, W)."""
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        means = torch.zeros(num_clips, self.num_features, device=x.device)
+        variances = torch.zeros_like(means)
+        clips = x.chunk(num_clips)
+        # momentum 1 makes batch_norm write the clip's own statistics into the rows: no second pass over x
+        out = [
+            F.batch_norm(clip, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+            for clip, mean, variance in zip(clips, means, variances, strict=True)
+        ]
+        count = clips[0].numel() // self.num_features
+        biased = variances.mean(0) * ((count - 1) / count)
+        with torch.no_grad():
+            self.running_mean.lerp_(means.mean(0), self.momentum)
+            self.running_var.lerp_(biased, self.momentum)
+        return out[0] if num_clips == 1 else torch.cat(out)
+
+
+class Block(nn.Module):
+    """Residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1 that widens four times."""
+
+    def __init__(self, num_inputs: int, num_filters: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        kernels = (1, 3, 1) if bottleneck else (3, 3)
+        num_outputs = num_filters * 4 if bottleneck else num_filters
+        widths = [num_inputs, *[num_filters] * (len(kernels) - 1), num_outputs]
+        strides = (1, stride, 1) if bottleneck else (stride, 1)
+        self.num_convs = len(kernels)
+        for i, kernel in enumerate(kernels):
+            conv = nn.Conv2d(widths[i], widths[i + 1], kernel, strides[i], kernel // 2, bias=False)
+            self.add_module(f"conv{i + 1}", conv)
+            self.add_module(f"bn{i + 1}", ClipBatchNorm2d(widths[i + 1]))
+        self.downsample: nn.ModuleList | None = None
+        if stride != 1 or num_inputs != num_outputs:
+            conv = nn.Conv2d(num_inputs, num_outputs, 1, stride, bias=False)
+            self.downsample = nn.ModuleList([conv, ClipBatchNorm2d(num_outputs)])
+
+    def forward(self, x: Tensor, num_clips: int) -> Tensor:
+        residual = x
+        if self.downsample is not None:
+            residual = self.downsample[1](self.downsample[0](x), num_clips)
+        for i in range(1, self.num_convs + 1):
+            x = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x), num_clips)
+            if i < self.num_convs:
+                x = F.relu(x, inplace=True)
+        return F.relu(x + residual, inplace=True)
+
+
+class ResNet(nn.Module):
+    """Map stacked uint8 images to a vector.
+
+    Args:
+        depth: 18, 34 (basic blocks) or 50 (bottlenecks); 14 is one bottleneck a stage, for tests.
+        num_images: Images stacked on the channel axis (3 channels each, oldest first, goal last).
+        num_outputs: Width of the linear head; no activation, no normalisation.
+        num_filters: Width of the stem; the stages have 1, 2, 4 and 8 times as many.
+    """
+
+    def __init__(self, depth: Depth, *, num_images: int = 1, num_outputs: int, num_filters: int = 64) -> None:
+        super().__init__()
+        self.num_images = num_images
+        bottleneck = depth in _BOTTLENECK
+        self.conv1 = nn.Conv2d(3 * num_images, num_filters, 7, 2, 3, bias=False)
+        self.bn1 = ClipBatchNorm2d(num_filters)
+        width = num_filters
+        for stage, num_blocks in enumerate(_STAGES[depth]):
+            blocks = nn.ModuleList()
+            for j in range(num_blocks):
+                filters = num_filters * 2**stage
+                # the first stage's projection has stride 1: the stem has already pooled
+                blocks.append(Block(width, filters, 2 if j == 0 and stage > 0 else 1, bottleneck))
+                width = filters * 4 if bottleneck else filters
+            self.add_module(f"layer{stage + 1}", blocks)
+        self.fc = nn.Linear(width, num_outputs)
+        self.apply(_init_like_flax)
+        for block in self.blocks():
+            last = block.get_submodule(f"bn{block.num_convs}")
+            assert isinstance(last, ClipBatchNorm2d)
+            nn.init.zeros_(last.weight)
+
+    def blocks(self) -> list[Block]:
+        """Return the residual blocks in order."""
+        return [module for module in self.modules() if isinstance(module, Block)]
+
+    def forward(self, images: UInt8[Tensor, "M C H W"], num_clips: int = 1) -> Float[Tensor, "M D"]:
+        """Encode uint8 images (M, 3 * num_images, H, W); in training, `num_clips` clips are normalised apart.
+
+        Returns:
+            float32 vectors (M, num_outputs).
+        """
+        dtype = self.conv1.weight.dtype
+        x = images.contiguous(memory_format=torch.channels_last).to(dtype) * (2 / 255) - 1
+        x = F.relu(self.bn1(self.conv1(x), num_clips), inplace=True)
+        x = F.max_pool2d(x, 3, 2, 1)
+        for block in self.blocks():
+            x = block(x, num_clips)
+        return self.fc(x.mean((2, 3))).float()
+
+
+def _init_like_flax(module: nn.Module) -> None:
+    """Draw kernels from lecun_normal (a normal cut at two standard deviations, variance 1 / fan-in), biases zero."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        fan_in = module.weight[0].numel()
+        std = math.sqrt(1 / fan_in) / 0.87962566103423978  # the variance lost by the cut
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

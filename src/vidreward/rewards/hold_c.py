@@ -1,0 +1,207 @@
+r"""HOLD-C: distance to the goal in an embedding learned by time-contrastive triplets.
+
+Paper: Alakuijala et al., "Learning Reward Functions for Robotic Manipulation by Observing Humans", ICRA 2023,
+arXiv 2211.09019, section III-C. Original: github.com/minttusofia/hold-rewards, Apache-2.0; re-implemented from
+specs/hold.md 1.3, 2.1, 3.2.
+
+For one clip with embeddings $e_i$, a positive $p$ at most `positive_seconds` from the anchor $a$, and the nearest
+negative $n$ that is still farther than $p$ (semi-hard; the farthest negative where there is none):
+
+    loss = sum over positive pairs (a, p) of max(0, margin + |e_a - e_p|^2 - |e_a - e_n|^2)
+    score(s, g) = -|f(s) - f(g)|
+
+Variants. `as_coded` is the released code: windows of 32 consecutive frames (shorter videos are tiled, the copies
+count as negatives), radii of 2 and 4 frames, statistics of each clip apart, the sum over pairs, mirror images.
+`fixed` keeps the loss and the mining, and changes what specs/hold.md 9 calls traps: copies of a frame are never
+negatives, the mean over pairs, no mirror images; and clips are drawn at a random stride, so that triplets compare
+frames of every time scale: with windows of 32 neighbours the loss never orders frames that are far apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from vidreward.augment import Augment
+from vidreward.nets.resnet import Depth, ResNet
+from vidreward.reward_model import LearnedRewardModel, RewardConfig, require
+from vidreward.scoring import mean_initial_distance
+from vidreward.train import DataConfig, FitConfig, TrainConfig, pick_preset
+from vidreward.types import DataSpec, Episode, EpisodeInfo, Inputs, Pick, Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldCConfig(RewardConfig):
+    """Settings of HOLD-C; defaults are the released configuration's where the variant does not say otherwise."""
+
+    variant: Literal["as_coded", "fixed"] = "fixed"
+    """`as_coded`: the released code; `fixed`: its traps removed (see the module's text)."""
+    depth: Depth = 18
+    """Layers of the ResNet; the paper's is 50."""
+    embedding_dim: int = 32
+    """Width of the embedding, which is not normalised."""
+    num_frames: int = 32
+    """Frames in a clip."""
+    positive_radius: int = 2
+    """Frames this far from the anchor, or nearer, are positives."""
+    negative_radius: int = 4
+    """Frames farther than this are negatives; those between are neither."""
+    margin: float = 0.2
+    augment: Augment = Augment()
+
+    def build(self, data: DataSpec) -> HoldC:
+        """Make the model; frames may have any size."""
+        return HoldC(self)
+
+
+class HoldC(LearnedRewardModel):
+    """Score a frame by minus its Euclidean distance to the goal in the learned embedding."""
+
+    inputs = Inputs(goal="image")
+
+    def __init__(self, config: HoldCConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.augment = config.augment
+        self.network = ResNet(config.depth, num_outputs=config.embedding_dim)
+        self.register_buffer("normalizer", torch.tensor(1.0))
+        self.normalizer: Tensor
+
+    def sample(self, episode: EpisodeInfo, rng: np.random.Generator) -> dict[str, Pick]:
+        """Draw a window; a shorter video is tiled, frame i mod its length (specs/hold.md 1.3)."""
+        size, length = self.config.num_frames, episode.num_frames
+        stride = 1
+        if self.config.variant == "fixed":
+            longest = max(1, (length - 1) // (size - 1))
+            stride = int(rng.integers(1, longest + 1))
+        span = (size - 1) * stride + 1
+        start = int(rng.integers(max(length - span + 1, 1)))
+        return {"clip": Pick(index=[start + stride * i if length >= span else i % length for i in range(size)])}
+
+    def loss(
+        self, batch: Mapping[str, Video] | None, agent: Mapping[str, Video] | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Sum (as coded) or average (fixed) the triplet hinge over each clip's positive pairs, then over clips."""
+        assert batch is not None
+        clip = batch["clip"]
+        num_clips, num_frames = clip.index.shape
+        embeddings = self.network(clip.frames.flatten(0, 1), num_clips=num_clips).unflatten(0, (num_clips, num_frames))
+        sequences, timesteps = clip_ids(clip.index)
+        fixed = self.config.variant == "fixed"
+        total, num_positives = triplet_loss(
+            embeddings,
+            timesteps,
+            sequences,
+            positive_radius=self.config.positive_radius,
+            negative_radius=self.config.negative_radius,
+            margin=self.config.margin,
+            copies_are_negatives=not fixed,
+        )
+        per_pair = total / num_positives.clamp(min=1)
+        loss = per_pair.mean() if fixed else total.mean()
+        spread = embeddings.detach().flatten(0, 1).std(0).mean()
+        return loss, {"triplet_loss_per_pair": per_pair.mean().detach(), "embedding_std": spread}
+
+    def encode(self, frames: UInt8[Tensor, "M 3 H W"]) -> Float[Tensor, "M D"]:
+        """Embed frames."""
+        return self.network(frames)
+
+    def score_codes(
+        self, codes: Float[Tensor, "B T D"], goal_codes: Float[Tensor, "B G D"] | None, video: Video, *, seed: int = 0
+    ) -> Float[Tensor, "B T"]:
+        """Return minus the (not squared) distance to the goal's embedding."""
+        require(video, self.inputs, "HOLD-C")
+        assert goal_codes is not None
+        return -(codes - goal_codes[:, -1:]).norm(dim=-1)
+
+    def score(self, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:
+        """Embed every frame and the goal once, and compare (specs/hold.md 2.4)."""
+        require(video, self.inputs, "HOLD-C")
+        assert video.goal is not None
+        num_rows, num_frames = video.frames.shape[:2]
+        images = torch.cat([video.frames, video.goal[:, -1:]], 1)
+        codes = self.encode(images.flatten(0, 1)).unflatten(0, (num_rows, num_frames + 1))
+        return self.score_codes(codes[:, :-1], codes[:, -1:], video, seed=seed)
+
+    def calibrate(self, episodes: Sequence[Episode]) -> None:
+        """Set HOLD's T so that the first frame's |distance| / T is about 1/3 (specs/hold.md 6.4)."""
+        self.normalizer.fill_(3 * mean_initial_distance(self, episodes))
+
+
+def clip_ids(index: Int[Tensor, "B n"]) -> tuple[Int[Tensor, "B n"], Int[Tensor, "B n"]]:
+    """Tell the copies of a tiled clip apart: sequence number and time of each frame (specs/hold.md 1.3)."""
+    restart = torch.zeros_like(index)
+    restart[:, 1:] = (index[:, 1:] <= index[:, :-1]).to(index.dtype)
+    return restart.cumsum(1), index - index[:, :1]
+
+
+def triplet_loss(
+    embeddings: Float[Tensor, "B n D"],
+    timesteps: Int[Tensor, "B n"],
+    sequences: Int[Tensor, "B n"],
+    *,
+    positive_radius: int,
+    negative_radius: int,
+    margin: float,
+    copies_are_negatives: bool = True,
+) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
+    """Sum the semi-hard triplet hinge over all ordered positive pairs of each clip (specs/hold.md 3.2).
+
+    Args:
+        embeddings: Of the n frames of each clip.
+        timesteps: Frame number of each, in any offset.
+        sequences: Which copy of a tiled clip each frame belongs to.
+        positive_radius: Largest time apart of a positive pair (same copy).
+        negative_radius: Frames farther apart than this are negatives.
+        margin: In squared embedding units.
+        copies_are_negatives: As coded, every frame of another copy is a negative, even the same picture.
+
+    Returns:
+        Sum over pairs (B,), and the number of pairs (B,).
+    """
+    apart = (timesteps[:, :, None] - timesteps[:, None]).abs()
+    same = sequences[:, :, None] == sequences[:, None]
+    diagonal = torch.eye(apart.shape[1], dtype=torch.bool, device=apart.device)
+    positive = same & (apart <= positive_radius) & ~diagonal
+    negative = apart > negative_radius
+    if copies_are_negatives:
+        negative = negative | ~same
+    distance = (embeddings[:, :, None] - embeddings[:, None]).square().sum(-1)  # (B, a, p or k)
+    # nearest negative beyond the positive, per (a, p): (B, a, p, k)
+    beyond = negative[:, :, None] & (distance[:, :, None] > distance[:, :, :, None])
+    nearest = distance[:, :, None].masked_fill(~beyond, torch.inf).amin(-1)
+    row_minimum = distance.amin(-1, keepdim=True)  # what the reference leaves where an anchor has no negative
+    farthest = torch.where(negative, distance, row_minimum).amax(-1, keepdim=True)
+    chosen = torch.where(beyond.any(-1), nearest, farthest)
+    hinge = (margin + distance - chosen).clamp(min=0)
+    return (hinge * positive).sum((1, 2)), positive.sum((1, 2))
+
+
+def recipe(preset: str = "default") -> TrainConfig:
+    """Return a complete configuration: `default` (small images, CPU), `paper` (Table II), `debug` (seconds)."""
+    jitter = Augment(zoom=(1.0, 1.25), brightness=0.3, contrast=0.3, saturation=0.5, hue=0.5)
+    as_coded = Augment(zoom=(1.01, 1.48), flip=0.5)  # 288 px scaled by 0.9-1.33, cropped to 256
+    presets = {
+        "default": TrainConfig(
+            reward=HoldCConfig(augment=jitter),
+            data=DataConfig(size=64),
+            fit=FitConfig(steps=1500, batch_size=4, lr=3e-4, warmup_steps=100),
+        ),
+        "paper": TrainConfig(
+            reward=HoldCConfig(variant="as_coded", depth=50, augment=as_coded),
+            data=DataConfig(size=256, resize="crop"),
+            fit=FitConfig(steps=861_400, batch_size=8, lr=1e-4, warmup_steps=4307),
+        ),
+        "debug": TrainConfig(
+            reward=HoldCConfig(depth=14, embedding_dim=8, num_frames=12),
+            data=DataConfig(size=32),
+            fit=FitConfig(steps=100, batch_size=4, lr=1e-3, warmup_steps=5, val_every=50, checkpoint_every=50),
+        ),
+    }
+    return pick_preset(presets, preset)

@@ -1,0 +1,192 @@
+r"""HOLD-R: predict how many frames are left until the goal.
+
+Paper: Alakuijala et al., "Learning Reward Functions for Robotic Manipulation by Observing Humans", ICRA 2023,
+arXiv 2211.09019, Eq. 2. Original: github.com/minttusofia/hold-rewards, Apache-2.0; re-implemented from specs/hold.md
+1.2, 2.1, 3.1.
+
+A pair of frames s < g is drawn uniformly from all ordered pairs of a video, and d(s, g) is regressed on their time
+apart. The raw output counts frames at the data set's mean rate; the loss rescales it to the video's own rate:
+
+    loss = mean of (d(s, g) * fps / mean_fps - (g - s))^2          score(s, g) = -d(s, g)
+
+Variants. `as_coded` is the released code. `fixed` measures the error in units of the mean time apart of the batch, so
+that the loss does not grow with the square of the video length, regresses through a Huber loss, whose gradient a long
+pause cannot dominate, and its recipe does not mirror images (wrong where left and right matter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidreward.augment import Augment
+from vidreward.nets.resnet import Depth, ResNet
+from vidreward.reward_model import LearnedRewardModel, RewardConfig, require, windows
+from vidreward.scoring import mean_initial_distance
+from vidreward.train import DataConfig, FitConfig, TrainConfig, pick_preset
+from vidreward.types import DataSpec, Episode, EpisodeInfo, Inputs, Pick, Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldRConfig(RewardConfig):
+    """Settings of HOLD-R; defaults are the paper's ResNet row (Table I) where the variant does not say otherwise."""
+
+    variant: Literal["as_coded", "fixed"] = "fixed"
+    """`as_coded`: the released loss; `fixed`: scaled Huber loss (see the module's text)."""
+    depth: Depth = 18
+    """Layers of the ResNet; the paper's is 50."""
+    num_history: int = 1
+    """State frames in front of the goal; the paper has 1 and 3."""
+    objective: Literal["regression", "hinge"] = "regression"
+    """`hinge` only asks that a later frame be nearer to the goal (the original's `hinge_loss`, unused in the paper)."""
+    predict_seconds: bool = False
+    """Regress seconds, without rescaling by the frame rate."""
+    augment: Augment = Augment()
+
+    def build(self, data: DataSpec) -> HoldR:
+        """Make the model; frames may have any size."""
+        return HoldR(self, mean_fps=data.fps)
+
+
+class HoldR(LearnedRewardModel):
+    """Score a frame by minus the predicted time from it to the goal."""
+
+    def __init__(self, config: HoldRConfig, *, mean_fps: float) -> None:
+        super().__init__()
+        self.config = config
+        self.augment = config.augment
+        self.inputs = Inputs(context=config.num_history, goal="image")
+        self.network = ResNet(config.depth, num_images=config.num_history + 1, num_outputs=1)
+        self.register_buffer("mean_fps", torch.tensor(mean_fps))
+        self.register_buffer("normalizer", torch.tensor(1.0))
+        self.mean_fps: Tensor
+        self.normalizer: Tensor
+
+    def sample(self, episode: EpisodeInfo, rng: np.random.Generator) -> dict[str, Pick]:
+        """Draw a pair s < g uniformly over all ordered pairs, and the frames up to s (specs/hold.md 1.2).
+
+        The hinge objective draws s < middle < g, uniformly over all such triples.
+        """
+        if self.config.objective == "hinge":
+            s, middle, g = draw_ordered(episode.num_frames, 3, rng)
+            return {"state": self._history(s), "middle": self._history(middle), "goal": Pick(index=[g])}
+        s, g = draw_ordered(episode.num_frames, 2, rng)
+        return {"state": self._history(s), "goal": Pick(index=[g])}
+
+    def _history(self, s: int) -> Pick:
+        return Pick(index=[max(0, s - back) for back in reversed(range(self.config.num_history))])
+
+    def loss(
+        self, batch: Mapping[str, Video] | None, agent: Mapping[str, Video] | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Compare the predicted with the true time apart."""
+        assert batch is not None
+        state, goal = batch["state"], batch["goal"]
+        prediction = self.distance(state.frames, goal.frames)
+        if self.config.objective == "hinge":
+            later = self.distance(batch["middle"].frames, goal.frames)
+            return pairwise_hinge(prediction, later), {"misordered": (later > prediction).float().mean()}
+        steps = (goal.index[:, -1] - state.index[:, -1]).float()
+        loss, error = time_loss(
+            prediction,
+            steps,
+            state.fps,
+            self.mean_fps,
+            seconds=self.config.predict_seconds,
+            variant=self.config.variant,
+        )
+        return loss, {"time_error": error.detach().abs().mean(), "mean_time_apart": steps.mean()}
+
+    def distance(self, frames: Tensor, goal: Tensor) -> Float[Tensor, "B"]:
+        """Predict the time from the last of `frames` (B, num_history, 3, H, W) to `goal` (B, G, 3, H, W)."""
+        return self.network(torch.cat([frames, goal[:, -1:]], 1).flatten(1, 2))[:, 0]
+
+    def score(self, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:
+        """Return minus the predicted distance, in frames at the mean rate; frame 0 is repeated before the start."""
+        require(video, self.inputs, "HOLD-R")
+        assert video.goal is not None
+        num_rows, num_frames = video.frames.shape[:2]
+        index = windows(num_frames, self.config.num_history, video.frames.device)
+        histories = video.frames[:, index].flatten(0, 1)
+        goals = video.goal[:, None, -1:].expand(-1, num_frames, -1, -1, -1, -1).flatten(0, 1)
+        return -self.distance(histories, goals).view(num_rows, num_frames)
+
+    def calibrate(self, episodes: Sequence[Episode]) -> None:
+        """Set HOLD's T so that the first frame's |distance| / T is about 1/3 (specs/hold.md 6.4)."""
+        self.normalizer.fill_(3 * mean_initial_distance(self, episodes))
+
+
+def draw_ordered(num_frames: int, num_drawn: int, rng: np.random.Generator) -> list[int]:
+    """Draw increasing frame numbers, every such set equally likely; they repeat only in a video that is too short."""
+    return sorted(rng.choice(num_frames, size=num_drawn, replace=num_frames < num_drawn).tolist())
+
+
+def pairwise_hinge(earlier: Float[Tensor, "B"], later: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+    """Sum how much farther from the goal the later frame of each pair was predicted to be (specs/hold.md 3.1)."""
+    return (later - earlier).clamp(min=0).sum()
+
+
+def time_loss(
+    prediction: Float[Tensor, "B"],
+    steps: Float[Tensor, "B"],
+    fps: Float[Tensor, "B"],
+    mean_fps: Tensor,
+    *,
+    seconds: bool = False,
+    variant: Literal["as_coded", "fixed"] = "as_coded",
+    mask: Float[Tensor, "B"] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "B"]]:
+    """Compute HOLD-R's regression loss (specs/hold.md 3.1).
+
+    Args:
+        prediction: Raw outputs: frames at the mean rate, or seconds.
+        steps: True time apart, in frames of each video.
+        fps: Frame rate of each video.
+        mean_fps: Mean frame rate of the data set.
+        seconds: Whether outputs are seconds.
+        variant: Squared error, or Huber in units of the mean time apart.
+        mask: 1 for rows that count, 0 for padding; all count by default.
+
+    Returns:
+        The loss, and the signed errors (B,) in frames of each video (seconds with `seconds`).
+    """
+    target = steps / fps if seconds else steps
+    error = (prediction if seconds else prediction * fps / mean_fps) - target
+    weights = torch.ones_like(error) if mask is None else mask
+    if variant == "as_coded":
+        each = error.square()
+    else:
+        scaled = error / target.mean().clamp(min=1e-6)
+        each = F.huber_loss(scaled, torch.zeros_like(scaled), reduction="none")
+    return (each * weights).sum() / (weights.sum() + 1e-8), error
+
+
+def recipe(preset: str = "default") -> TrainConfig:
+    """Return a complete configuration: `default` (small images, CPU), `paper` (Table I, ResNet), `debug` (seconds)."""
+    jitter = Augment(zoom=(1.0, 1.25), brightness=0.3, contrast=0.3, saturation=0.5, hue=0.5)
+    as_coded = Augment(zoom=(1.01, 1.48), flip=0.5)  # 288 px scaled by 0.9-1.33, cropped to 256
+    presets = {
+        "default": TrainConfig(
+            reward=HoldRConfig(augment=jitter),
+            data=DataConfig(size=64),
+            fit=FitConfig(steps=3000, batch_size=64, lr=3e-4, warmup_steps=100),
+        ),
+        "paper": TrainConfig(
+            reward=HoldRConfig(variant="as_coded", depth=50, augment=as_coded),
+            data=DataConfig(size=256, resize="crop"),
+            fit=FitConfig(steps=527_800, batch_size=32, lr=3e-4, warmup_steps=0),
+        ),
+        "debug": TrainConfig(
+            reward=HoldRConfig(depth=14),
+            data=DataConfig(size=32),
+            fit=FitConfig(steps=30, batch_size=8, lr=1e-3, warmup_steps=3, val_every=15, checkpoint_every=15),
+        ),
+    }
+    return pick_preset(presets, preset)

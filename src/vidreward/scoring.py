@@ -1,0 +1,253 @@
+"""Run a reward model over videos: whole episodes in bounded memory, or one frame at a time.
+
+Every path gives the same scores: a model looks at most `inputs.context` frames back, so a long episode is scored in
+pieces that overlap by that much.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from vidreward.reward_model import RewardModel
+from vidreward.types import Episode, Video, check_frames
+
+Precision = Literal["auto", "fp32", "bf16"]
+PIXELS_PER_PIECE = 6_000_000
+"""Pixels given to a model at once: 120 frames at 224 px; more brings no speed and costs memory."""
+
+
+def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context in which networks run: bfloat16 where it was asked for, or is fast ("auto")."""
+    kind = torch.device(device).type
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(kind))
+    return torch.autocast(kind, torch.bfloat16, enabled=enabled)
+
+
+def has_fast_bf16(kind: str) -> bool:
+    """Tell whether a kind of device multiplies bfloat16 natively; elsewhere it is slower than float32."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def score_frames(
+    model: RewardModel,
+    frames: UInt8[ndarray, "T 3 H W"],
+    goal: UInt8[ndarray, "G 3 H W"] | None = None,
+    *,
+    fps: float = 10.0,
+    text: str | None = None,
+    state: Float[ndarray, "T S"] | None = None,
+    seed: int = 0,
+    precision: Precision = "auto",
+) -> Float[ndarray, "T"]:
+    """Score every frame of one episode held in memory.
+
+    Args:
+        model: Scored on the device it is on.
+        frames: RGB 0-255, oldest first.
+        goal: Goal frames of the same size, for models that need one.
+        fps: Frames per second.
+        text: Instruction, for models that read one.
+        state: Robot state of each frame, for models that read it.
+        seed: Of the noise, where a method needs some.
+        precision: "auto" is bfloat16 where the processor has it.
+
+    Raises:
+        ValueError: The frames are not uint8 (T, 3, H, W), the goal has another size, or an input is missing.
+    """
+    check_frames(frames, "frames")
+
+    def read(start: int, stop: int) -> ndarray:
+        return frames[start:stop]
+
+    return _score(model, read, len(frames), goal, fps, text, state, seed, precision)
+
+
+def score_episode(
+    model: RewardModel,
+    episode: Episode,
+    *,
+    goal: UInt8[ndarray, "G 3 H W"] | None = None,
+    camera: str | None = None,
+    seed: int = 0,
+    precision: Precision = "auto",
+) -> Float[ndarray, "T"]:
+    """Score every frame of an episode, reading it piece by piece so that memory stays bounded.
+
+    Args:
+        model: Scored on the device it is on.
+        episode: Opened at the size the model was trained on.
+        goal: Used instead of the episode's own goal.
+        camera: Camera to score; None is the first.
+        seed: Of the noise, where a method needs some.
+        precision: "auto" is bfloat16 where the processor has it.
+
+    Returns:
+        Scores (num_frames,), higher is better.
+    """
+    if goal is None and model.inputs.goal in ("image", "video"):
+        goal = episode.goal()
+
+    def read(start: int, stop: int) -> ndarray:
+        return episode.frames(range(start, stop), camera)
+
+    state = episode.column("state") if model.inputs.state else None
+    return _score(model, read, episode.num_frames, goal, episode.fps, episode.task, state, seed, precision)
+
+
+def _score(
+    model: RewardModel,
+    read: Callable[[int, int], ndarray],
+    num_frames: int,
+    goal: ndarray | None,
+    fps: float,
+    text: str | None,
+    state: ndarray | None,
+    seed: int,
+    precision: Precision,
+) -> Float[ndarray, "T"]:
+    """Score frames 0..num_frames-1 in pieces; each piece starts with the frames its first score looks back on."""
+    device = device_of(model)
+    context = model.inputs.context
+    was_training = model.training
+    model.eval()
+    scores: list[Tensor] = []
+    start, piece = 0, num_frames
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            goal_frames = None if goal is None else torch.from_numpy(np.ascontiguousarray(goal)).to(device)[None]
+            while start < num_frames:
+                back = 0 if context is None else min(start, context - 1)
+                if start == 0 and context is not None:
+                    height, width = read(0, 1).shape[2:]
+                    piece = max(16, PIXELS_PER_PIECE // (height * width))
+                stop = min(num_frames, start + piece)
+                chunk = torch.from_numpy(np.ascontiguousarray(read(start - back, stop))).to(device)
+                _check_goal_size(chunk, goal_frames)
+                rows = None if state is None else torch.as_tensor(state[start - back : stop]).float().to(device)[None]
+                video = Video(
+                    frames=chunk[None],
+                    index=torch.arange(start - back, stop, device=device)[None],
+                    length=torch.tensor([stop - start + back], device=device),
+                    fps=torch.tensor([fps], device=device),
+                    goal=goal_frames,
+                    text=None if text is None else (text,),
+                    state=rows,
+                )
+                scores.append(model.score(video, seed=seed)[0, back:].float())
+                start = stop
+    finally:
+        model.train(was_training)
+    return torch.cat(scores).cpu().numpy()
+
+
+def _check_goal_size(frames: Tensor, goal: Tensor | None) -> None:
+    if goal is not None and goal.shape[-3:] != frames.shape[-3:]:
+        raise ValueError(
+            f"the goal is {goal.shape[-2]}x{goal.shape[-1]} and the frames are {frames.shape[-2]}x{frames.shape[-1]}; "
+            "resize the goal to the frames' size"
+        )
+
+
+def device_of(model: RewardModel) -> torch.device:
+    """Return the device of a model's parameters or buffers; the CPU when it has none."""
+    tensor = next(model.parameters(), next(model.buffers(), None))
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+class StreamingScorer:
+    """Score a video frame by frame as it arrives; equal to `score` on the whole sequence.
+
+    Each frame is encoded once; only the codes of the last `inputs.context` frames are kept (all of them where the
+    context is None).
+
+    Args:
+        model: Scored on the device it is on, in evaluation mode.
+        goal: Goal frames (G, 3, H, W), for models that need them.
+        fps: Frames per second.
+        text: Instruction, for models that read one.
+        seed: Of the noise, where a method needs some.
+        precision: "auto" is bfloat16 where the processor has it.
+
+    Example:
+        >>> from vidreward.rewards.hold_c import HoldCConfig, HoldC
+        >>> frames = np.zeros((3, 3, 32, 32), np.uint8)
+        >>> scorer = StreamingScorer(HoldC(HoldCConfig(depth=14)), goal=frames[-1:])
+        >>> [scorer.push(frame) for frame in frames]
+        [0.0, 0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        *,
+        goal: UInt8[ndarray, "G 3 H W"] | None = None,
+        fps: float = 10.0,
+        text: str | None = None,
+        seed: int = 0,
+        precision: Precision = "auto",
+    ) -> None:
+        self.model = model.eval()
+        self.fps = fps
+        self.text = text
+        self.seed = seed
+        self.precision = precision
+        self._device = device_of(model)
+        self._goal = None if goal is None else torch.from_numpy(np.ascontiguousarray(goal)).to(self._device)
+        self._goal_codes = None if self._goal is None else self._encode(self._goal)[None]
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin another episode with the same goal."""
+        self._codes: deque[Tensor] = deque(maxlen=self.model.inputs.context)
+        self._states: deque[Tensor] = deque(maxlen=self.model.inputs.context)
+        self._num_frames = 0
+
+    def push(self, frame: UInt8[ndarray, "3 H W"], state: Float[ndarray, "S"] | None = None) -> float:
+        """Return the score of the next frame.
+
+        Raises:
+            ValueError: The frame is not uint8 (3, H, W), or has another size than the goal.
+        """
+        check_frames(frame[None], "frame")
+        pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)[None]
+        _check_goal_size(pixels, self._goal)
+        self._codes.append(self._encode(pixels))
+        if state is not None:
+            self._states.append(torch.as_tensor(state).float().to(self._device)[None])
+        self._num_frames += 1
+        codes = torch.cat(list(self._codes))[None]
+        num_kept = codes.shape[1]
+        video = Video(
+            frames=torch.zeros((1, num_kept, 3, 0, 0), dtype=torch.uint8, device=self._device),
+            index=torch.arange(self._num_frames - num_kept, self._num_frames, device=self._device)[None],
+            length=torch.tensor([num_kept], device=self._device),
+            fps=torch.tensor([self.fps], device=self._device),
+            goal=None if self._goal is None else self._goal[None],
+            text=None if self.text is None else (self.text,),
+            state=torch.cat(list(self._states))[None] if self._states else None,
+        )
+        with torch.inference_mode(), autocast(self._device, self.precision):
+            return float(self.model.score_codes(codes, self._goal_codes, video, seed=self.seed)[0, -1])
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(self._device, self.precision):
+            return self.model.encode(frames)
+
+
+def mean_initial_distance(model: RewardModel, episodes: Sequence[Episode], most: int = 64) -> float:
+    """Average minus the score of the first frame over at most `most` episodes, each with its own goal."""
+    chosen = episodes[:: max(1, len(episodes) // most)][:most]
+    scores = [float(score_frames(model, e.frames([0]), e.goal(), fps=e.fps)[0]) for e in chosen]
+    return max(-float(np.mean(scores)), 1e-6)
