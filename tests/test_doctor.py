@@ -8,10 +8,11 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from vidreward import doctor
-from vidreward.doctor import Check, check_codec, check_space, cpu_flags, print_doctor, run_doctor
+from vidreward.doctor import Check, check_codec, check_space, print_doctor, run_doctor
 
 
 def table(checks: list[Check]) -> tuple[int, str]:
@@ -87,10 +88,12 @@ def test_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_space("disk", tmp_path).status == "fail"
 
 
-def test_processor_features_are_those_of_the_kernel(tmp_path: Path) -> None:
-    if Path("/proc/cpuinfo").exists():
-        assert cpu_flags()
-        assert all(f" {flag}" in Path("/proc/cpuinfo").read_text() for flag in cpu_flags())
+@pytest.mark.parametrize("there", [True, False])
+def test_bf16_is_told_as_the_library_uses_it(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = {"architecture": "x86_64", "avx512_bf16": there, "avx2": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    check = doctor._check_bf16()
+    assert (check.status, check.found) == (("ok", "avx512_bf16") if there else ("warn", "no bf16 instructions"))
 
 
 @pytest.mark.parametrize(

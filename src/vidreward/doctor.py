@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vidreward.data.encode import write_video
+from vidreward.scoring import has_fast_bf16
 
 Status = Literal["ok", "warn", "fail", "off"]
 
@@ -31,7 +32,6 @@ CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "lib
 MINIMUM_FREE_GB = 5.0
 """A frame cache of the demonstration and its run take less than one; five leaves room for a data set."""
 
-_BF16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "bf16": "ARM"}
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "off": "dim"}
 
 _RENDER = """
@@ -143,27 +143,16 @@ def _check_bf16() -> Check:
             meaning="this torch build computes wrong numbers here",
             action="install another torch release",
         )
-    flags = cpu_flags()
-    units = [f"{unit} ({flag})" for flag, unit in _BF16_FLAGS.items() if flag in flags]
-    if units:
+    units = [name for name, there in torch.cpu.get_capabilities().items() if there is True and "bf16" in name]
+    if has_fast_bf16("cpu"):
         return Check(name="bf16 on CPU", status="ok", found=", ".join(units), meaning="training on the CPU is fast")
-    found = "no bf16 instructions" if flags else "cannot read the processor's features"
     return Check(
         name="bf16 on CPU",
         status="warn",
-        found=found,
-        meaning="bf16 is emulated on this CPU and slower than fp32",
-        action="train in fp32, or on a GPU",
+        found="no bf16 instructions",
+        meaning="the CPU works in fp32, which is slower",
+        action="use smaller videos or fewer steps, or a GPU",
     )
-
-
-def cpu_flags() -> frozenset[str]:
-    """Read the processor's features from the kernel; empty where the kernel does not tell."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return frozenset()
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", path.read_text(errors="replace"), flags=re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
 
 
 def _check_gpu() -> list[Check]:
