@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format docs bench constraints clean
+.PHONY: help demo test test-slow check format docs docs-write bench constraints clean
 
 PYTHON := .venv/bin/python
 BASE := .venv/.installed
@@ -39,6 +39,9 @@ format: $(BASE) ## put the code into the house format
 
 docs: $(BASE) ## check the pages: links, the tree of the README, examples
 	$(PYTHON) scripts/check_docs.py
+
+docs-write: $(BASE) ## copy the files that pages include into them
+	$(PYTHON) scripts/check_docs.py --write
 
 bench: $(BASE) ## speed, as ratios measured in one run
 	$(PYTHON) benchmarks/run.py
