@@ -42,16 +42,17 @@ def pearson(first: Float[ndarray, " N"], second: Float[ndarray, " N"]) -> float 
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if len(first) < 2 or _constant(first) or _constant(second):
         return None
-    first, second = _unit(first), _unit(second)
-    return float(np.clip(first @ second, -1.0, 1.0))
+    first, second = _centred(first), _centred(second)
+    correlation = (first @ second) / math.sqrt((first @ first) * (second @ second))
+    return float(np.clip(correlation, -1.0, 1.0))
 
 
 def spearman(first: Float[ndarray, " N"], second: Float[ndarray, " N"]) -> float | None:
     """Correlate the mid-ranks of two sequences; None when either is constant or shorter than two.
 
     Example:
-        >>> spearman(np.array([1.0, 2.0, 9.0]), np.arange(3)), spearman(np.ones(3), np.arange(3))
-        (1.0, None)
+        >>> spearman(np.array([1.0, 9.0, 4.0]), np.arange(3)), spearman(np.ones(3), np.arange(3))
+        (0.5, None)
     """
     return pearson(midranks(first), midranks(second))
 
@@ -305,11 +306,10 @@ def _constant(values: ndarray) -> bool:
     return bool(np.all(values == values[0]))
 
 
-def _unit(values: ndarray) -> ndarray:
-    """Centre and scale to length 1; the first division keeps tiny and huge values from under- and overflowing."""
+def _centred(values: ndarray) -> ndarray:
+    """Centre on 0 and bring into [-1, 1], so that squares of tiny and huge values do not under- or overflow."""
     centred = values - values.mean()
-    centred = centred / np.abs(centred).max()
-    return centred / math.sqrt(float(centred @ centred))
+    return centred / np.abs(centred).max()
 
 
 def _weights(weights: ndarray | None, num: int) -> ndarray:
