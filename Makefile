@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format docs docs-write bench constraints clean
+.PHONY: help demo test test-slow check format docs docs-write wheel bench constraints clean
 
 PYTHON := .venv/bin/python
 BASE := .venv/.installed
@@ -42,6 +42,9 @@ docs: $(BASE) ## check the pages: links, the tree of the README, examples
 
 docs-write: $(BASE) ## copy the files that pages include into them
 	$(PYTHON) scripts/check_docs.py --write
+
+wheel: ## build the wheel and use it in an environment of its own
+	scripts/check_wheel.sh
 
 bench: $(BASE) ## speed, as ratios measured in one run
 	$(PYTHON) benchmarks/run.py

@@ -21,7 +21,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INCLUDE = re.compile(r"(<!-- include (\S+) -->\n```python\n).*?(```\n<!-- end -->)", re.DOTALL)
-TREE_LINE = re.compile(r"^(?P<indent> *)(?P<names>[\w.]+/?(?: [\w.]+\.\w+)*)(?:  +.*)?$")
+TREE_LINE = re.compile(r"^(?P<indent> *)(?P<names>[\w./]+(?: [\w.]+\.\w+)*)(?: +.*)?$")
 
 
 def main() -> int:

@@ -333,7 +333,7 @@ def _version(package: str) -> str | None:
 
 
 def _check_disk() -> list[Check]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vidreward"
+    cache = Path(os.environ.get("VIDREWARD_CACHE", Path.home() / ".cache" / "vidreward"))
     return [check_space("disk for the frame cache", cache), check_space("disk for runs", Path("runs"))]
 
 
