@@ -36,6 +36,8 @@ class Footage(Protocol):
     size: tuple[int, int]
     """Height and width of its frames."""
     codec: str
+    timing: Mapping[str, float | None]
+    """The `fps` and `rate` it was opened with."""
 
     @property
     def num_stored(self) -> int: ...
@@ -56,6 +58,7 @@ class VideoFootage:
     def __init__(self, path: Path, spec: FrameSpec, fps: float | None = None, rate: float | None = None) -> None:
         self.files: tuple[Path, ...] = (path,)
         self.spec = spec
+        self.timing: Mapping[str, float | None] = {"fps": fps, "rate": rate}
         self.video: VideoProbe = probe(path)
         times = self.video.times * (self.video.fps / rate) if rate else self.video.times
         self.index = resample(times, fps)
@@ -96,6 +99,7 @@ class ImageFootage:
     ) -> None:
         self.files = files
         self.spec = spec
+        self.timing: Mapping[str, float | None] = {"fps": fps, "rate": rate}
         rate = rate or DEFAULT_FPS
         self.index = resample(np.arange(len(files)) / rate, fps)
         self.fps = fps or rate
@@ -181,7 +185,11 @@ class DiskSource:
 
     @cached_property
     def content_key(self) -> str:
-        """Identify the frames: a sha256 over the content of every file and how frames are taken from it."""
+        """Identify the frames, by the content of the files when this was first asked."""
+        return self.hash_content()
+
+    def hash_content(self) -> str:
+        """Return a sha256 over the content of every file, as it is now, and how frames are taken from it."""
         cameras = {
             camera: {"files": [hash_file(path) for path in footage.files], "index": hash_array(footage.index)}
             for camera, footage in self.footage.items()

@@ -97,14 +97,22 @@ def from_rows(
     candidates: list[Candidate] = []
     rejected: list[Quarantined] = []
     used: set[Path] = set()
+    ids: set[str] = set()
     for row in rows:
         names = {**row.cameras, **({} if row.goal is None else {"goal": row.goal})}
         for name in (row.file_name, *names.values()):
             used.add(root / name)
         try:
-            candidates.append(from_row(root, row))
+            candidate = from_row(root, row)
         except PathError as error:
             rejected.append(Quarantined(file=printable(row.file_name), reason=f"{source}: {error}"))
+            continue
+        if candidate.id in ids:
+            reason = f"{source}: another row names the same file as {printable(candidate.id)}; keep one"
+            rejected.append(Quarantined(file=printable(row.file_name), reason=reason))
+        else:
+            candidates.append(candidate)
+            ids.add(candidate.id)
     for path in files:
         inside_used = path in used or any(parent in used for parent in path.parents)
         if not inside_used and is_video_file(path):
