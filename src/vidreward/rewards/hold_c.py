@@ -12,9 +12,11 @@ negative $n$ that is still farther than $p$ (semi-hard; the farthest negative wh
 
 Variants. `as_coded` is the released code: windows of 32 consecutive frames (shorter videos are tiled, the copies
 count as negatives), radii of 2 and 4 frames, statistics of each clip apart, the sum over pairs, mirror images.
-`fixed` keeps the loss and the mining, and changes what specs/hold.md 9 calls traps: copies of a frame are never
-negatives, the mean over pairs, no mirror images; and clips are drawn at a random stride, so that triplets compare
-frames of every time scale: with windows of 32 neighbours the loss never orders frames that are far apart.
+`fixed` keeps the hinge and the mining and removes what specs/hold.md 9 calls traps: no other copy of a tiled clip
+is a negative, pairs are averaged, images are not mirrored, and statistics are those of the whole batch, which scoring
+uses too. And it has several time scales: as coded, only frames up to 5 apart are ever compared, so that frames far
+apart stay unordered (the paper reports 0.62 Spearman). Here clips span a random part of the video, up to all of it,
+and the loss is the mean over radii of 2, 4 and 8 frames (negatives beyond 4, 8 and 16).
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class HoldCConfig(RewardConfig):
     """`as_coded`: the released code; `fixed`: its traps removed (see the module's text)."""
     depth: Depth = 18
     """Layers of the ResNet; the paper's is 50."""
+    num_filters: int = 64
+    """Width of the ResNet's stem; the stages have 1, 2, 4 and 8 times as many."""
     embedding_dim: int = 32
     """Width of the embedding, which is not normalised."""
     num_frames: int = 32
@@ -52,7 +56,10 @@ class HoldCConfig(RewardConfig):
     """Frames this far from the anchor, or nearer, are positives."""
     negative_radius: int = 4
     """Frames farther than this are negatives; those between are neither."""
+    scales: tuple[int, ...] = (1, 2, 4)
+    """Factors on both radii, `fixed` only; as coded there is one scale."""
     margin: float = 0.2
+    """How much farther a negative must be, in squared units of the embedding."""
     augment: Augment = Augment()
 
     def build(self, data: DataSpec) -> HoldC:
@@ -69,20 +76,21 @@ class HoldC(LearnedRewardModel):
         super().__init__()
         self.config = config
         self.augment = config.augment
-        self.network = ResNet(config.depth, num_outputs=config.embedding_dim)
+        self.network = ResNet(config.depth, num_outputs=config.embedding_dim, num_filters=config.num_filters)
         self.register_buffer("normalizer", torch.tensor(1.0))
         self.normalizer: Tensor
 
     def sample(self, episode: EpisodeInfo, rng: np.random.Generator) -> dict[str, Pick]:
-        """Draw a window; a shorter video is tiled, frame i mod its length (specs/hold.md 1.3)."""
+        """Draw a window; a shorter video is tiled, frame i mod its length (specs/hold.md 1.3).
+
+        `fixed` spreads the frames evenly over a random part of the video that is at least as long.
+        """
         size, length = self.config.num_frames, episode.num_frames
-        stride = 1
-        if self.config.variant == "fixed":
-            longest = max(1, (length - 1) // (size - 1))
-            stride = int(rng.integers(1, longest + 1))
-        span = (size - 1) * stride + 1
-        start = int(rng.integers(max(length - span + 1, 1)))
-        return {"clip": Pick(index=[start + stride * i if length >= span else i % length for i in range(size)])}
+        if length < size:
+            return {"clip": Pick(index=[i % length for i in range(size)])}
+        span = size if self.config.variant == "as_coded" else int(rng.integers(size, length + 1))
+        start = int(rng.integers(length - span + 1))
+        return {"clip": Pick(index=[start + round(i * (span - 1) / (size - 1)) for i in range(size)])}
 
     def loss(
         self, batch: Mapping[str, Video] | None, agent: Mapping[str, Video] | None = None
@@ -91,22 +99,25 @@ class HoldC(LearnedRewardModel):
         assert batch is not None
         clip = batch["clip"]
         num_clips, num_frames = clip.index.shape
-        embeddings = self.network(clip.frames.flatten(0, 1), num_clips=num_clips).unflatten(0, (num_clips, num_frames))
-        sequences, timesteps = clip_ids(clip.index)
         fixed = self.config.variant == "fixed"
-        total, num_positives = triplet_loss(
-            embeddings,
-            timesteps,
-            sequences,
-            positive_radius=self.config.positive_radius,
-            negative_radius=self.config.negative_radius,
-            margin=self.config.margin,
-            copies_are_negatives=not fixed,
-        )
-        per_pair = total / num_positives.clamp(min=1)
-        loss = per_pair.mean() if fixed else total.mean()
+        images = clip.frames.flatten(0, 1)
+        embeddings = self.network(images, num_clips=1 if fixed else num_clips).unflatten(0, (num_clips, num_frames))
+        sequences, timesteps = clip_ids(clip.index)
+        per_pair = []
+        for scale in self.config.scales if fixed else (1,):
+            total, num_positives = triplet_loss(
+                embeddings,
+                timesteps,
+                sequences,
+                positive_radius=scale * self.config.positive_radius,
+                negative_radius=scale * self.config.negative_radius,
+                margin=self.config.margin,
+                as_coded=not fixed,
+            )
+            per_pair.append((total / num_positives.clamp(min=1)).mean())
+        loss = torch.stack(per_pair).mean() if fixed else total.mean()
         spread = embeddings.detach().flatten(0, 1).std(0).mean()
-        return loss, {"triplet_loss_per_pair": per_pair.mean().detach(), "embedding_std": spread}
+        return loss, {"triplet_loss_per_pair": per_pair[0].detach(), "embedding_std": spread}
 
     def encode(self, frames: UInt8[Tensor, "M 3 H W"]) -> Float[Tensor, "M D"]:
         """Embed frames."""
@@ -149,7 +160,7 @@ def triplet_loss(
     positive_radius: int,
     negative_radius: int,
     margin: float,
-    copies_are_negatives: bool = True,
+    as_coded: bool = True,
 ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
     """Sum the semi-hard triplet hinge over all ordered positive pairs of each clip (specs/hold.md 3.2).
 
@@ -160,7 +171,8 @@ def triplet_loss(
         positive_radius: Largest time apart of a positive pair (same copy).
         negative_radius: Frames farther apart than this are negatives.
         margin: In squared embedding units.
-        copies_are_negatives: As coded, every frame of another copy is a negative, even the same picture.
+        as_coded: Every frame of another copy is a negative, even the same picture, and an anchor without negatives
+            counts with a negative distance of 0. Otherwise time alone tells negatives, and such anchors are left out.
 
     Returns:
         Sum over pairs (B,), and the number of pairs (B,).
@@ -170,8 +182,10 @@ def triplet_loss(
     diagonal = torch.eye(apart.shape[1], dtype=torch.bool, device=apart.device)
     positive = same & (apart <= positive_radius) & ~diagonal
     negative = apart > negative_radius
-    if copies_are_negatives:
+    if as_coded:
         negative = negative | ~same
+    else:
+        positive = positive & negative.any(-1, keepdim=True)
     distance = (embeddings[:, :, None] - embeddings[:, None]).square().sum(-1)  # (B, a, p or k)
     # nearest negative beyond the positive, per (a, p): (B, a, p, k)
     beyond = negative[:, :, None] & (distance[:, :, None] > distance[:, :, :, None])
@@ -199,7 +213,7 @@ def recipe(preset: str = "default") -> TrainConfig:
             fit=FitConfig(steps=861_400, batch_size=8, lr=1e-4, warmup_steps=4307),
         ),
         "debug": TrainConfig(
-            reward=HoldCConfig(depth=14, embedding_dim=8, num_frames=12),
+            reward=HoldCConfig(depth=14, num_filters=16, embedding_dim=8, num_frames=12),
             data=DataConfig(size=32),
             fit=FitConfig(steps=100, batch_size=4, lr=1e-3, warmup_steps=5, val_every=50, checkpoint_every=50),
         ),

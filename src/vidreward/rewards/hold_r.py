@@ -42,6 +42,8 @@ class HoldRConfig(RewardConfig):
     """`as_coded`: the released loss; `fixed`: scaled Huber loss (see the module's text)."""
     depth: Depth = 18
     """Layers of the ResNet; the paper's is 50."""
+    num_filters: int = 64
+    """Width of the ResNet's stem; the stages have 1, 2, 4 and 8 times as many."""
     num_history: int = 1
     """State frames in front of the goal; the paper has 1 and 3."""
     objective: Literal["regression", "hinge"] = "regression"
@@ -63,7 +65,9 @@ class HoldR(LearnedRewardModel):
         self.config = config
         self.augment = config.augment
         self.inputs = Inputs(context=config.num_history, goal="image")
-        self.network = ResNet(config.depth, num_images=config.num_history + 1, num_outputs=1)
+        self.network = ResNet(
+            config.depth, num_images=config.num_history + 1, num_outputs=1, num_filters=config.num_filters
+        )
         self.register_buffer("mean_fps", torch.tensor(mean_fps))
         self.register_buffer("normalizer", torch.tensor(1.0))
         self.mean_fps: Tensor
@@ -92,7 +96,9 @@ class HoldR(LearnedRewardModel):
         prediction = self.distance(state.frames, goal.frames)
         if self.config.objective == "hinge":
             later = self.distance(batch["middle"].frames, goal.frames)
-            return pairwise_hinge(prediction, later), {"misordered": (later > prediction).float().mean()}
+            rate = state.fps / self.mean_fps
+            loss = pairwise_hinge(prediction * rate, later * rate)
+            return loss, {"misordered": (later > prediction).float().mean()}
         steps = (goal.index[:, -1] - state.index[:, -1]).float()
         loss, error = time_loss(
             prediction,
@@ -128,9 +134,12 @@ def draw_ordered(num_frames: int, num_drawn: int, rng: np.random.Generator) -> l
     return sorted(rng.choice(num_frames, size=num_drawn, replace=num_frames < num_drawn).tolist())
 
 
-def pairwise_hinge(earlier: Float[Tensor, "B"], later: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+def pairwise_hinge(
+    earlier: Float[Tensor, "B"], later: Float[Tensor, "B"], mask: Float[Tensor, "B"] | None = None
+) -> Float[Tensor, ""]:
     """Sum how much farther from the goal the later frame of each pair was predicted to be (specs/hold.md 3.1)."""
-    return (later - earlier).clamp(min=0).sum()
+    farther = (later - earlier).clamp(min=0)
+    return (farther if mask is None else farther * mask).sum()
 
 
 def time_loss(
@@ -184,9 +193,9 @@ def recipe(preset: str = "default") -> TrainConfig:
             fit=FitConfig(steps=527_800, batch_size=32, lr=3e-4, warmup_steps=0),
         ),
         "debug": TrainConfig(
-            reward=HoldRConfig(depth=14),
+            reward=HoldRConfig(depth=14, num_filters=16),
             data=DataConfig(size=32),
-            fit=FitConfig(steps=30, batch_size=8, lr=1e-3, warmup_steps=3, val_every=15, checkpoint_every=15),
+            fit=FitConfig(steps=150, batch_size=16, lr=2e-3, warmup_steps=5, val_every=75, checkpoint_every=75),
         ),
     }
     return pick_preset(presets, preset)

@@ -1,0 +1,374 @@
+"""HOLD-C and HOLD-R: known answers for each formula, and the vectors the original code produced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+from torch.nn import functional as F
+
+from vidreward.evaluate.metrics import spearman
+from vidreward.nets.resnet import ClipBatchNorm2d, ResNet
+from vidreward.optimizers import learning_rate, make_optimizer
+from vidreward.rewards.hold_c import HoldC, HoldCConfig, clip_ids, triplet_loss
+from vidreward.rewards.hold_r import HoldR, HoldRConfig, draw_ordered, pairwise_hinge, time_loss
+from vidreward.types import EpisodeInfo, Video
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(name: str) -> dict[str, ndarray]:
+    with np.load(GOLDEN / name, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+# --- HOLD-C's loss ---------------------------------------------------------------------------------------------------
+
+CASES = golden("hold_c_loss/data.npz")
+
+
+def triplets(embeddings: torch.Tensor, timesteps: torch.Tensor, sequences: torch.Tensor, **kwargs):
+    settings = {"positive_radius": 2, "negative_radius": 4, "margin": 0.2, **kwargs}
+    total, num_positives = triplet_loss(embeddings[None], timesteps[None], sequences[None], **settings)
+    return total[0], int(num_positives[0])
+
+
+@pytest.mark.parametrize("case", [str(case) for case in CASES["cases"]])
+def test_triplet_loss_equals_the_original(case: str) -> None:
+    value = {key.removeprefix(f"{case}/"): array for key, array in CASES.items() if key.startswith(f"{case}/")}
+    embeddings = torch.from_numpy(value["embeddings"]).requires_grad_()
+    total, num_positives = triplets(
+        embeddings,
+        torch.from_numpy(value["timesteps"]).long(),
+        torch.from_numpy(value["sequence_ids"]).long(),
+        positive_radius=int(value["pos_radius"]),
+        negative_radius=int(value["neg_radius"]),
+        margin=float(value["margin"]),
+    )
+    total.backward()
+    np.testing.assert_allclose(total.detach(), value["loss_sum"], rtol=1e-4)
+    assert num_positives == value["num_positives"]
+    np.testing.assert_allclose(embeddings.grad, value["grad_embeddings"], rtol=1e-3, atol=2e-4)
+
+
+def test_clip_ids_equal_the_original() -> None:
+    names = {key.rsplit("/", 1)[0] for key in CASES if key.startswith("ids/")}
+    assert names
+    for name in names:
+        size, length = (int(part[1:]) for part in name.removeprefix("ids/").split("_"))
+        start = max(0, min(3, length - size))
+        index = torch.tensor([[start + i if length >= size else i % length for i in range(size)]])
+        sequences, timesteps = clip_ids(index)
+        np.testing.assert_array_equal(sequences[0], CASES[f"{name}/sequence_ids"])
+        np.testing.assert_array_equal(timesteps[0], CASES[f"{name}/timesteps"])
+
+
+def test_triplet_loss_known_answers() -> None:
+    """Values of specs/hold.md 3.2."""
+    one = torch.zeros(12, dtype=torch.long)
+    line = 0.1 * torch.arange(12.0)[:, None]
+    assert triplets(line, torch.arange(12), one) == (0.0, 42)
+    angle = 0.3 * torch.arange(32.0)
+    circle = torch.stack([angle.cos(), angle.sin()], 1).double()
+    total, num_positives = triplets(circle, torch.arange(32), torch.zeros(32, dtype=torch.long))
+    assert total.item() == pytest.approx(12.997030869, rel=1e-5)
+    assert num_positives == 122
+    sequences, timesteps = clip_ids(torch.tensor([[i % 20 for i in range(32)]]))
+    assert triplets(torch.randn(32, 4), timesteps[0], sequences[0])[1] == 116
+
+
+def test_semi_hard_negative_by_hand() -> None:
+    """Positions 0, 1, ..., on a line; anchor 0, positive at 1: the nearest negative beyond it is frame 5."""
+    place = torch.tensor([0.0, 1.0, 9.0, 9.0, 9.0, 2.0, 1.5])[:, None]
+    total, _ = triplets(place, torch.arange(7), torch.zeros(7, dtype=torch.long), positive_radius=1, margin=10.0)
+    expected = 0.0
+    for anchor in range(7):
+        for positive in {anchor - 1, anchor + 1} & set(range(7)):
+            apart = (place[:, 0] - place[anchor, 0]) ** 2
+            negatives = [float(apart[k]) for k in range(7) if abs(k - anchor) > 4]
+            beyond = [d for d in negatives if d > apart[positive]]
+            chosen = min(beyond) if beyond else max(negatives, default=0.0)
+            expected += max(0.0, 10.0 + float(apart[positive]) - chosen)
+    assert total.item() == pytest.approx(expected)
+
+
+def test_fixed_triplets_never_push_copies_apart() -> None:
+    sequences, timesteps = clip_ids(torch.tensor([[i % 5 for i in range(12)]]))
+    embeddings = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    assert triplets(embeddings, timesteps[0], sequences[0])[0] > 0
+    assert triplets(embeddings, timesteps[0], sequences[0], as_coded=False) == (0.0, 0)
+
+
+def test_hold_c_windows() -> None:
+    as_coded = HoldC(HoldCConfig(variant="as_coded", depth=14, num_filters=4))
+    rng = np.random.default_rng(0)
+    starts = {as_coded.sample(EpisodeInfo(id="a", num_frames=34, fps=10), rng)["clip"].index[0] for _ in range(200)}
+    assert starts == {0, 1, 2}
+    short = as_coded.sample(EpisodeInfo(id="a", num_frames=20, fps=10), rng)["clip"].index
+    assert list(short) == [i % 20 for i in range(32)]
+    fixed = HoldC(HoldCConfig(depth=14, num_filters=4))
+    for _ in range(200):
+        index = list(fixed.sample(EpisodeInfo(id="a", num_frames=90, fps=10), rng)["clip"].index)
+        assert len(index) == 32
+        assert index == sorted(set(index))
+        assert max(index) < 90
+
+
+def test_hold_c_score_is_the_plain_distance() -> None:
+    """Squared in the loss, not squared in the score (specs/hold.md 2.4)."""
+    model = HoldC(HoldCConfig(depth=14, num_filters=4)).eval()
+    codes, goal = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]), torch.zeros(1, 1, 2)
+    video = Video.from_frames(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), goal=torch.zeros(1, 1, 3, 8, 8).byte())
+    assert model.score_codes(codes, goal, video).tolist() == [[-5.0, 0.0]]
+
+
+# --- HOLD-R's loss ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask_name", ["full", "partial"])
+@pytest.mark.parametrize("mode", ["steps", "seconds", "hinge"])
+def test_time_loss_equals_the_original(mode: str, mask_name: str) -> None:
+    value = golden("hold_r_loss/data.npz")
+    prediction = torch.from_numpy(value["pred"][:, 0]).requires_grad_()
+    if mode == "hinge":
+        rescaled = prediction * torch.from_numpy(value["frame_rate"][:, 0]) / float(value["mean_fps"])
+        mask = torch.from_numpy(value[f"mask_{mask_name}"])
+        loss = pairwise_hinge(*rescaled.chunk(2), mask=mask[:4])  # the first half is "start", the second "middle"
+    else:
+        loss, _ = time_loss(
+            prediction,
+            torch.from_numpy(value["targets_steps"][:, 0]).float(),
+            torch.from_numpy(value["frame_rate"][:, 0]),
+            torch.tensor(float(value["mean_fps"])),
+            seconds=mode == "seconds",
+            mask=torch.from_numpy(value[f"mask_{mask_name}"]),
+        )
+    loss.backward()
+    np.testing.assert_allclose(loss.detach(), value[f"{mode}_{mask_name}/loss"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(prediction.grad, value[f"{mode}_{mask_name}/grad"][:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_time_loss_known_answer() -> None:
+    """Values of specs/hold.md 3.1."""
+    loss, error = time_loss(
+        torch.tensor([10.0, 20.0]),
+        torch.tensor([11.0, 15.0]),
+        torch.tensor([12.0, 10.0]),
+        torch.tensor(11.841645719966037),
+    )
+    assert loss.item() == pytest.approx(2.160403653, rel=1e-6)
+    np.testing.assert_allclose(error + torch.tensor([11.0, 15.0]), [10.133726582, 16.889544300], rtol=1e-6)
+
+
+def test_fixed_time_loss_known_answer() -> None:
+    """Errors 1 and 10 in units of the mean target 4: Huber gives 0.25^2 / 2 and 2.5 - 0.5."""
+    loss, _ = time_loss(
+        torch.tensor([3.0, 16.0]), torch.tensor([2.0, 6.0]), torch.full((2,), 10.0), torch.tensor(10.0), variant="fixed"
+    )
+    assert loss.item() == pytest.approx((0.25**2 / 2 + 2.0) / 2)
+
+
+def test_pairs_are_uniform_over_ordered_pairs() -> None:
+    """specs/hold.md 1.2: start s with probability (L-1-s) / (L(L-1)/2), then the goal uniform after it."""
+    rng = np.random.default_rng(0)
+    counts: dict[tuple[int, int], int] = {}
+    for _ in range(12_000):
+        s, g = draw_ordered(5, 2, rng)
+        counts[s, g] = counts.get((s, g), 0) + 1
+    assert sorted(counts) == [(s, g) for s in range(5) for g in range(s + 1, 5)]
+    assert all(abs(count - 1200) < 5 * np.sqrt(1200) for count in counts.values())
+
+
+def test_history_repeats_the_first_frame() -> None:
+    model = HoldR(HoldRConfig(depth=14, num_filters=4, num_history=3), mean_fps=10)
+
+    class First:
+        def choice(self, *args: object, **kwargs: object) -> ndarray:
+            return np.array([1, 4])
+
+    picks = model.sample(EpisodeInfo(id="a", num_frames=5, fps=10), First())  # type: ignore[arg-type]
+    assert list(picks["state"].index) == [0, 0, 1]
+    assert list(picks["goal"].index) == [4]
+
+
+def test_hold_r_reads_the_goal_last() -> None:
+    """Channel order: oldest frame first, goal last (specs/hold.md 2.1)."""
+    model = HoldR(HoldRConfig(depth=14, num_filters=4, num_history=3), mean_fps=10).eval()
+    frames = torch.randint(0, 256, (1, 3, 3, 16, 16), dtype=torch.uint8)
+    goal = torch.randint(0, 256, (1, 1, 3, 16, 16), dtype=torch.uint8)
+    stacked = torch.cat([frames[0, 0], frames[0, 1], frames[0, 2], goal[0, 0]])[None]
+    with torch.inference_mode():
+        expected = model.network(stacked)[0, 0]
+        score = model.score(Video.from_frames(frames, goal=goal))[0, -1]
+    torch.testing.assert_close(score, -expected)
+
+
+# --- schedule and optimisers -----------------------------------------------------------------------------------------
+
+
+def test_learning_rate_equals_the_original() -> None:
+    value = golden("hold_schedule/data.npz")
+    for name in value["schedules"]:
+        base_lr = float(value[f"{name}/base_lr"])
+        found = [
+            learning_rate(
+                int(step),
+                base_lr=base_lr,
+                total_steps=int(value[f"{name}/total_steps"]),
+                warmup_steps=int(value[f"{name}/warmup_steps"]),
+            )
+            for step in value[f"{name}/step"]
+        ]
+        np.testing.assert_allclose(found, value[f"{name}/lr"], rtol=1e-4, atol=1e-6 * base_lr)
+
+
+@pytest.mark.parametrize(("original", "name", "rtol"), [("adam", "adam", 1e-5), ("momentum_hp", "momentum_bf16", 1e-5)])
+def test_optimisers_equal_the_original(original: str, name: str, rtol: float) -> None:
+    value = golden("hold_schedule/data.npz")
+    parameters = [torch.nn.Parameter(torch.from_numpy(value[f"opt/{key}0"])) for key in "wb"]
+    optimizer = make_optimizer(parameters, name, lr=1.0)  # type: ignore[arg-type]
+    for i, lr in enumerate(value["opt/lr"]):
+        optimizer.param_groups[0]["lr"] = float(lr)
+        for parameter, key in zip(parameters, "wb", strict=True):
+            parameter.grad = torch.from_numpy(value[f"opt/grad_{key}"][i])
+        optimizer.step()
+        for parameter, key in zip(parameters, "wb", strict=True):
+            np.testing.assert_allclose(parameter.detach(), value[f"opt/{original}/{key}"][i], rtol=rtol, atol=1e-5)
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def test_parameter_counts() -> None:
+    """specs/hold.md 2.1."""
+
+    def count(num_images: int, num_outputs: int) -> tuple[int, int]:
+        network = ResNet(50, num_images=num_images, num_outputs=num_outputs)
+        buffers = sum(b.numel() for name, b in network.named_buffers() if "num_batches" not in name)
+        return sum(p.numel() for p in network.parameters()), buffers
+
+    assert count(1, 32) == (23_573_600, 53_120)
+    assert count(2, 1)[0] == 23_519_489
+    assert count(4, 1)[0] == 23_538_305
+
+
+def test_clip_statistics_equal_one_clip_at_a_time() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(12, 5, 4, 4)
+    together = ClipBatchNorm2d(5)
+    out = together(x, num_clips=3)
+    means, variances = [], []
+    for i, clip in enumerate(x.chunk(3)):
+        torch.testing.assert_close(out[4 * i : 4 * i + 4], F.batch_norm(clip, None, None, training=True))
+        means.append(clip.mean((0, 2, 3)))
+        variances.append(clip.var((0, 2, 3), unbiased=False))
+    torch.testing.assert_close(together.running_mean, 0.1 * torch.stack(means).mean(0))
+    torch.testing.assert_close(together.running_var, 0.9 + 0.1 * torch.stack(variances).mean(0))
+
+
+def flax_name(name: str) -> str:
+    """Translate a parameter's name to its path in flax's tree; the golden network has one block a stage."""
+    parts = name.split(".")
+    leaf = {"weight": "kernel", "running_mean": "mean", "running_var": "var"}.get(parts[-1], parts[-1])
+    fixed = {"conv1": "stem_conv", "bn1": "init_bn", "fc": "output_projection"}
+    if parts[0] in fixed:
+        module = fixed[parts[0]]
+    else:
+        inner = {"downsample": ["proj_conv", "proj_bn"][int(parts[3])] if len(parts) > 4 else ""}.get(
+            parts[2], parts[2]
+        )
+        module = f"ResidualBlock_{int(parts[0][5:]) - 1}/{inner}"
+    if "bn" in module and leaf == "kernel":
+        leaf = "scale"
+    return f"{module}/{leaf}"
+
+
+def to_torch(array: ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(np.asarray(array, dtype=np.float32))
+    return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T if tensor.ndim == 2 else tensor
+
+
+def fill(network: ResNet, value: dict[str, ndarray], params: str, stats: str) -> None:
+    state = {}
+    for name, tensor in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = tensor
+            continue
+        path = flax_name(name)
+        source = f"{stats}/batch_stats/{path}" if "running" in name else f"{params}/{path}"
+        state[name] = to_torch(value[source]).contiguous()
+    network.load_state_dict(state)
+
+
+@pytest.mark.parametrize("file", ["holdc_resnet_adam", "holdr_resnet12ch_adam"])
+def test_two_training_steps_equal_the_original(file: str) -> None:
+    value = golden(f"hold_train_step/{file}.npz")
+    if file.startswith("holdc"):
+        model: HoldC | HoldR = HoldC(HoldCConfig(variant="as_coded", depth=14, num_filters=3, embedding_dim=6))
+    else:
+        model = HoldR(
+            HoldRConfig(variant="as_coded", depth=14, num_filters=3, num_history=3), mean_fps=11.841645719966037
+        )
+    fill(model.network, value, "params0", "stats0")
+    start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
+    optimizer = make_optimizer(model.parameters(), "adam", lr=1.0)
+    model.train()
+    for step in range(2):
+        lr = float(value[f"step{step}/lr"])
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        loss, expected = golden_loss(model, value, step)
+        loss.backward()
+        optimizer.step()
+        tolerance = (5e-4, 5e-3)[step] if file.startswith("holdc") else 2e-5
+        np.testing.assert_allclose(loss.item(), expected, rtol=tolerance)
+        for name, buffer in model.network.named_buffers():
+            if "num_batches" not in name:
+                path = flax_name(name)
+                np.testing.assert_allclose(
+                    buffer, value[f"stats{step + 1}/batch_stats/{path}"], rtol=5e-4, atol=1e-5, err_msg=name
+                )
+    errors = []
+    for name, parameter in model.network.named_parameters():
+        path = flax_name(name)
+        change = to_torch(value[f"delta2/{path}"]) / 1024
+        errors.append(((parameter.detach() - start[name] - change).abs() / lr).flatten())
+    error = torch.cat(errors)
+    assert error.median() <= 1e-3
+    assert (error > 0.1).float().mean() <= 0.002
+    assert error.max() <= 4
+
+
+def golden_loss(model: HoldC | HoldR, value: dict[str, ndarray], step: int) -> tuple[torch.Tensor, float]:
+    images = torch.from_numpy(value[f"step{step}/inputs_u8"]).movedim(-1, -3)
+    metrics = {key: array for key, array in value.items() if key.startswith(f"step{step}/metric/")}
+    if isinstance(model, HoldC):
+        sequences = torch.from_numpy(value[f"step{step}/sequence_ids"]).long().view(1, -1)
+        timesteps = torch.from_numpy(value[f"step{step}/timesteps"]).long().view(1, -1)
+        video = Video.from_frames(images.transpose(0, 1))
+        found, _ = clip_ids(timesteps)
+        assert found.tolist() == sequences.tolist()
+        loss, _ = model.loss({"clip": Video(video.frames, timesteps, video.length, video.fps)})
+        return loss, float(metrics[f"step{step}/metric/triplet_svtc_loss/value"])
+    batch = images.shape[0]
+    fps = torch.from_numpy(value[f"step{step}/frame_rate"]).float().view(-1)
+    apart = torch.from_numpy(value[f"step{step}/targets"]).long().view(-1, 1)
+    index = torch.zeros(batch, 3, dtype=torch.long)
+    length = torch.ones(batch, dtype=torch.long)
+    state = Video(images[:, :3], index, length, fps)
+    goal = Video(images[:, 3:], apart, length, fps)
+    loss, _ = model.loss({"state": state, "goal": goal})
+    errors = metrics[f"step{step}/metric/mean_squared_error_steps/value"]
+    return loss, float(errors) / float(metrics[f"step{step}/metric/mean_squared_error_steps/norm"])
+
+
+def test_resnet_outputs_differ_between_images() -> None:
+    """With the last BatchNorm of each block at zero the network still sees its input."""
+    network = ResNet(18, num_outputs=4, num_filters=8).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    first, second = network(images)
+    assert not torch.allclose(first, second)
+    assert spearman(np.arange(4), first.detach().numpy()) is not None
