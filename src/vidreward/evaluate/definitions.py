@@ -19,7 +19,7 @@ class Metric:
     name: str
     description: str
     """One sentence for tables and tooltips."""
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "neither"]
     of: Literal["episode", "set"] = "episode"
     """Whether one episode has a value (averaged), or only a set of episodes has."""
     subset: Subset = "demonstrations"
@@ -187,7 +187,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="success_prevalence",
         description="Share of successes: the average precision of knowing nothing.",
-        better="higher",
+        better="neither",
         needs="outcomes",
         of="set",
         subset="all",

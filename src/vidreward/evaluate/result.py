@@ -250,7 +250,7 @@ def _metric_table(evaluation: Evaluation) -> Table:
         if comparison is not None and metric.clock == "wins by definition":
             verdict = "clock wins"
         unit = f" ({metric.unit})" if metric.unit else ""
-        arrow = " ^" if metric.better == "higher" else " v"
+        arrow = {"higher": " ^", "lower": " v", "neither": ""}[metric.better]
         table.add_row(
             metric.name + unit + arrow,
             Text(format_estimate(overall.macro[metric.name])),
