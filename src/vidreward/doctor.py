@@ -159,7 +159,7 @@ def _check_gpu() -> list[Check]:
     if torch.cuda.is_available():
         return [_describe_gpu(number) for number in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        return [Check(name="GPU", status="ok", found="Apple (mps)", meaning="can be used with --device mps")]
+        return [Check(name="GPU", status="ok", found="Apple (mps)", meaning="can be used")]
     if Path("/proc/driver/nvidia").exists():
         return [
             Check(
