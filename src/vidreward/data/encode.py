@@ -19,7 +19,8 @@ from numpy import ndarray
 from vidreward.files import atomic_path
 
 QUALITY_OPTIONS = {
-    "libx264": {"preset": "medium"},
+    # Without cpu-independent, x264 gave small pictures one of two encodings from run to run, on one machine.
+    "libx264": {"preset": "medium", "x264-params": "cpu-independent=1"},
     "libx265": {"preset": "medium", "x265-params": "log-level=error"},
     "libvpx-vp9": {"b": "0", "deadline": "good", "cpu-used": "4"},
     "libsvtav1": {"preset": "9"},
@@ -39,7 +40,7 @@ def write_video(
 ) -> Path:
     """Write frames as a video; the file appears whole or not at all.
 
-    One thread encodes, so the same frames give the same bytes whatever the number of cores. Frames of odd height
+    One thread encodes, and libx264 gives the same bytes for the same frames on every machine. Frames of odd height
     or width are padded to even by repeating the last row or column when the pixel format halves the colours
     (yuv420p, which every browser plays); "yuv444p" keeps an odd size.
 

@@ -81,8 +81,6 @@ def probe(path: str | Path) -> VideoProbe:
     """
     path = Path(path)
     with Reader(path, VIDEO_DEMUXERS, num_threads=1) as reader:
-        first = first_picture(reader)
-    with Reader(path, VIDEO_DEMUXERS, num_threads=1) as reader:
         packets = list_packets(reader)
         check_whole(reader, packets)
         container = reader.container.format.name.split(",")[0]
@@ -90,6 +88,8 @@ def probe(path: str | Path) -> VideoProbe:
         tick = float(Fraction(reader.stream.time_base.numerator, reader.stream.time_base.denominator))
         rate = declared_rate(reader.stream)
         trusted = packets_are_frames(packets, container, codec, reader.stream)
+    with Reader(path, VIDEO_DEMUXERS, num_threads=1) as reader:
+        first = first_picture(reader)
     pts = packets.shown_pts if trusted else decoded_times(path)
     keys = np.zeros((0, 2), np.int64)
     if trusted and container in SEEKABLE_CONTAINERS and codec not in NEED_THE_PAST:

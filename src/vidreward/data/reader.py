@@ -123,7 +123,10 @@ def check_file(path: Path) -> Path:
 def check_size(path: Path, width: int, height: int) -> None:
     """Refuse a picture without a size or above MAX_PIXELS, before memory is taken for it."""
     if width < 1 or height < 1:
-        raise VideoError(f"{path}: its header gives no picture size (damaged, or cut off); copy it again or remove it")
+        raise VideoError(
+            f"{path}: its header gives no picture size, or one over the limit of {MAX_PIXELS:,} pixels; copy the file "
+            "again if it was cut off, or scale the picture down"
+        )
     if width * height > MAX_PIXELS:
         raise VideoError(
             f"{path}: pictures of {width}x{height} are over the limit of {MAX_PIXELS:,} pixels; scale the video down"
