@@ -41,6 +41,8 @@ class RewardModel(nn.Module, abc.ABC):
     """Score frames of videos: all it takes to be used by reinforcement learning."""
 
     inputs: Inputs
+    counts_frames_at: float | None = None
+    """Frame rate at which minus the score counts the frames left to the goal; None where a score is no time."""
 
     @abc.abstractmethod
     def score(self, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:

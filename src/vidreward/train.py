@@ -98,6 +98,8 @@ class TrainConfig:
     reward: RewardConfig
     data: DataConfig = field(default_factory=DataConfig)
     fit: FitConfig
+    out: Path = Path("runs/mine")
+    """Folder of the run; the same command on the same folder goes on where it was interrupted."""
 
 
 class TrainingDivergedError(RuntimeError):

@@ -65,6 +65,7 @@ class HoldR(LearnedRewardModel):
         self.config = config
         self.augment = config.augment
         self.inputs = Inputs(context=config.num_history, goal="image")
+        self.counts_frames_at = None if config.predict_seconds else mean_fps
         self.network = ResNet(
             config.depth, num_images=config.num_history + 1, num_outputs=1, num_filters=config.num_filters
         )

@@ -1,0 +1,265 @@
+"""The command line: `vidreward VERB ...`.
+
+vidreward train hold_r --data videos/ --out runs/mine
+vidreward evaluate runs/mine --data heldout/
+vidreward score runs/mine clip.mp4 --goal goal.png --out scored/
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
+"""Mistakes that a message explains; everything else is a defect of ours and shows its traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb; exit status 0, 1 (a check failed), 2 (wrong use) or 130 (interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    console = Console(stderr=True)
+    try:
+        status = _run_train(words[1:]) if words[:1] == ["train"] else _run_verb(words)
+    except USER_ERRORS as error:
+        if os.environ.get("VIDREWARD_TRACEBACK"):
+            raise
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
+        status = 2
+    except KeyboardInterrupt as interrupt:
+        console.print(f"{interrupt or 'interrupted'}; the same command goes on from there", markup=False)
+        status = 130
+    sys.exit(status)
+
+
+def _run_verb(words: list[str]) -> int:
+    verbs: dict[str, Callable[..., int]] = {
+        "demo": demo,
+        "doctor": doctor,
+        "inspect": inspect,
+        "record": record,
+        "train": train_help,
+        "score": score,
+        "evaluate": evaluate,
+    }
+    return tyro.extras.subcommand_cli_from_dict(verbs, prog="vidreward", description=__doc__, args=words or ["--help"])
+
+
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> int:
+    """Record, train, evaluate and show a reward in the bundled world, in a few minutes.
+
+    Args:
+        out: Folder of everything that is made; report.html is the page to open.
+        seed: Of the recordings and of training.
+    """
+    from vidreward.demo import run_demo
+
+    run_demo(out, seed=seed)
+    return 0
+
+
+def doctor() -> int:
+    """Check what works on this machine, and say what to do about the rest."""
+    from vidreward.doctor import print_doctor, run_doctor
+
+    return print_doctor(run_doctor())
+
+
+def inspect(data: Positional[Path], *, out: Path = Path("contact_sheet.png")) -> int:
+    """Look at a data set before any training: format, splits, lengths, outcomes, pictures, broken files.
+
+    Args:
+        data: Folder of videos, or a video.
+        out: Where the contact sheet goes.
+    """
+    from vidreward.data.inspect import inspect_data
+
+    inspect_data(data, out=out)
+    return 0
+
+
+def record(
+    out: Positional[Path],
+    *,
+    env: str = "tabletop",
+    tasks: tuple[str, ...] = (),
+    embodiment: str = "hand",
+    num_episodes: int = 50,
+    failures: float = 0.0,
+    size: int = 64,
+    cameras: tuple[str, ...] = (),
+    seed: int = 0,
+    num_workers: int = 2,
+) -> int:
+    """Record scripted episodes of an environment as a folder of videos with their truth.
+
+    Args:
+        out: The folder.
+        env: "tabletop" (the bundled world) or "metaworld".
+        tasks: Tasks to record; all of the world's by default.
+        embodiment: "hand" or "gripper", tabletop only.
+        num_episodes: Episodes of each task.
+        failures: Share of episodes that fail, of every kind in turn.
+        size: Side of the pictures.
+        cameras: Cameras to record; the environment's usual one by default.
+        seed: Of layouts and experts.
+        num_workers: Processes.
+    """
+    from vidreward.envs.record import RecordConfig, record_episodes
+
+    config = RecordConfig(
+        env=env,
+        tasks=tasks,
+        embodiment=embodiment,
+        num_episodes=num_episodes,
+        failures=failures,
+        size=size,
+        cameras=cameras,
+        seed=seed,
+        num_workers=num_workers,
+    )
+    record_episodes(out, config)
+    return 0
+
+
+def train_help() -> int:
+    """Train a reward model: `vidreward train NAME --data VIDEOS --out RUN`; NAME is a method or your own file.py."""
+    return _run_train([])
+
+
+def score(
+    model: Positional[str],
+    videos: Positional[tuple[Path, ...]],
+    *,
+    goal: Path | None = None,
+    out: Path = Path("scored"),
+    camera: str | None = None,
+    device: str = "auto",
+    model_file: Path | None = None,
+) -> int:
+    """Score videos: tables, plots, videos with the curve under the picture, and one HTML report.
+
+    Args:
+        model: A run's folder, a checkpoint, or a Hub id owner/name.
+        videos: Videos, or folders of videos.
+        goal: Picture of the goal; the last frame of each video (or the goal its metadata names) by default.
+        out: Folder of the results.
+        camera: Camera to score, for recordings with several.
+        device: "auto" takes a GPU when there is one.
+        model_file: Python file of a model that is not part of vidreward.
+    """
+    from vidreward.jobs import score_videos
+
+    report = score_videos(model, videos, goal=goal, out=out, camera=camera, device=device, model_file=model_file)
+    Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def evaluate(
+    model: Positional[str],
+    *,
+    data: Path,
+    out: Path | None = None,
+    unseen_tasks: tuple[str, ...] = (),
+    group_by: tuple[str, ...] = (),
+    camera: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    model_file: Path | None = None,
+) -> int:
+    """Measure a reward on held-out videos, beside controls that see no content.
+
+    Args:
+        model: A run's folder, a checkpoint, or a Hub id owner/name.
+        data: Folder of held-out videos; outcomes and true progress are used where they are known.
+        out: Folder of evaluation.json and report.html; MODEL/evaluation by default.
+        unseen_tasks: Tasks that were not trained on, to report apart.
+        group_by: Metadata columns to report by.
+        camera: Camera to score, for recordings with several.
+        seed: Of controls and resamples.
+        device: "auto" takes a GPU when there is one.
+        model_file: Python file of a model that is not part of vidreward.
+    """
+    from vidreward.evaluate import EvaluateConfig
+    from vidreward.jobs import evaluate_run
+
+    config = EvaluateConfig(unseen_tasks=unseen_tasks, group_by=group_by, camera=camera, seed=seed)
+    evaluation, report = evaluate_run(model, data, config, out=out, device=device, model_file=model_file)
+    evaluation.print(Console())
+    Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _run_train(words: list[str]) -> int:
+    """Parse `NAME [--preset P | --config FILE] ...`: the recipe gives every default, the rest overrides it."""
+    from vidreward.jobs import train
+    from vidreward.rewards import available, load_module
+    from vidreward.train import TrainConfig
+
+    if not words or words[0].startswith("-"):
+        Console().print(
+            "usage: vidreward train NAME --data VIDEOS --out RUN [--preset default] [--config RUN/config.json] "
+            f"[options]\n\nNAME: {', '.join(available())}, or a Python file of your own\n"
+            "`vidreward train NAME --help` lists every option and its default.",
+            markup=False,
+        )
+        return 0 if words else 2
+    name, rest = words[0], words[1:]
+    preset, rest = _take(rest, "--preset")
+    config_file, rest = _take(rest, "--config")
+    module = load_module(name)
+    if config_file is not None:
+        default = _read_run(Path(config_file), module.recipe().reward)
+    else:
+        default = module.recipe(preset) if preset is not None else module.recipe()
+
+    config = tyro.cli(
+        TrainConfig,
+        default=replace(default, out=Path("runs") / Path(name).stem),
+        prog=f"vidreward train {name}",
+        description=module.__doc__,
+        args=rest,
+    )
+    train(config, reward=name)
+    Console().print(f"trained: {config.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Take an option with its value out of the words: it decides the defaults of all the others."""
+    for i, word in enumerate(words):
+        if word == option and i + 1 < len(words):
+            return words[i + 1], words[:i] + words[i + 2 :]
+        if word.startswith(f"{option}="):
+            return word.split("=", 1)[1], words[:i] + words[i + 1 :]
+    return None, words
+
+
+def _read_run(path: Path, reward: Any) -> Any:
+    """Rebuild the configuration that a run wrote."""
+    import json
+
+    from vidreward.config import from_json
+    from vidreward.train import DataConfig, FitConfig, TrainConfig
+
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable: {error}; give the config.json of a run") from error
+    return replace(
+        TrainConfig(reward=reward, fit=FitConfig(steps=1, batch_size=1, lr=1.0)),
+        reward=from_json(type(reward), values.get("reward"), f"{path}: reward"),
+        data=from_json(DataConfig, values.get("data"), f"{path}: data"),
+        fit=from_json(FitConfig, values.get("fit"), f"{path}: fit"),
+    )
+
+
+if __name__ == "__main__":
+    main()

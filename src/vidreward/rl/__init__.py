@@ -1,0 +1,1 @@
+"""From scores to rewards, and from rewards to policies."""
