@@ -49,6 +49,7 @@ class Browser:
         self._buffer = b""
         self._number = 0
         self._session: str | None = None
+        self._loaded = False
         self.errors: list[str] = []
         self.requests: list[str] = []
         targets = self.send("Target.getTargets")["targetInfos"]
@@ -83,7 +84,11 @@ class Browser:
                 return answer["result"]
 
     def open(self, url: str) -> None:
+        """Open a page and wait until it has loaded."""
+        self._loaded = False
         self.send("Page.navigate", url=url)
+        while not self._loaded:
+            self._read()
 
     def run(self, script: str) -> Any:
         """Evaluate an expression (a promise is awaited) and return its value."""
@@ -137,6 +142,7 @@ class Browser:
 
     def _note(self, message: dict[str, Any]) -> None:
         method, parameters = message.get("method"), message.get("params", {})
+        self._loaded = self._loaded or method == "Page.loadEventFired"
         if method == "Runtime.exceptionThrown":
             self.errors.append(json.dumps(parameters["exceptionDetails"])[:400])
         if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):

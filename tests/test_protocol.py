@@ -174,7 +174,8 @@ def test_what_is_not_known_is_left_out_with_the_reason(episodes):
 def test_failures_without_goal_images_are_noted(episodes):
     ungoaled = [Episode(e.info, e.source, columns=e.columns) for e in episodes]
     result = evaluate(see_distance, ungoaled, QUICK, show_progress=False)
-    assert "12 of 12 failed episodes come without a goal image" in result.notes[0]
+    assert "12 of 12 failed episodes come without a goal image" in result.notes[1]
+    assert "6 of 6 episodes that did not fail come without a goal image" in result.notes[0]
 
 
 def test_one_frame_episodes_are_counted_not_crashed_on(episodes):

@@ -157,7 +157,14 @@ def _groups(episode: Episode, config: EvaluateConfig) -> dict[str, str]:
 def _data_notes(episodes: Sequence[Episode]) -> list[str]:
     failures = [episode for episode in episodes if episode.success is False]
     without = sum(not episode.has_goal for episode in failures)
+    others = [episode for episode in episodes if episode.success is not False]
+    own = sum(not episode.has_goal for episode in others)
     notes = []
+    if own:
+        notes.append(
+            f"{own} of {len(others)} episodes that did not fail come without a goal image, so their own last frame is "
+            "the goal: whatever compares pictures scores the end highest; read value-order figures with care"
+        )
     if without:
         notes.append(
             f"{without} of {len(failures)} failed episodes come without a goal image, so their own last frame stood "

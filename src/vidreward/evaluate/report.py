@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from rich.progress import track
+
 from vidreward.evaluate.outputs import ScoredEpisode
 from vidreward.evaluate.report_data import episode_data, find_trouble
 from vidreward.evaluate.report_tables import escaped, evaluation_section
@@ -34,6 +36,7 @@ def write_report(
     title: str,
     description: str = "",
     max_videos: int = 48,
+    show_progress: bool = True,
 ) -> Path:
     """Write the report.
 
@@ -44,6 +47,7 @@ def write_report(
         title: Heading of the page.
         description: A paragraph under it: the model, the data.
         max_videos: Episodes that get a player, those with the most trouble first.
+        show_progress: Whether to show a progress bar.
 
     Returns:
         The path written.
@@ -56,7 +60,7 @@ def write_report(
     trouble = find_trouble(scored)
     order = sorted(range(len(scored)), key=lambda number: -trouble[number].size)[:MAX_EPISODES]
     episodes, num_bytes, num_videos = [], 0, 0
-    for number in order:
+    for number in track(order, "report: episodes", disable=not show_progress):
         with_video = num_videos < max_videos and num_bytes < MAX_BYTES
         row = episode_data(scored[number], trouble[number], with_video=with_video)
         num_bytes += len(row["film"]) + len(row["video"] or "")

@@ -78,6 +78,7 @@ def episode_data(item: ScoredEpisode, trouble: Trouble, *, with_video: bool) -> 
     """Gather one episode as plain JSON values."""
     episode = item.episode
     stride = math.ceil(episode.num_frames / CURVE_POINTS)
+    film, video = film_and_video(item, with_video=with_video)
     return {
         "id": episode.id,
         "task": episode.task,
@@ -92,30 +93,37 @@ def episode_data(item: ScoredEpisode, trouble: Trouble, *, with_video: bool) -> 
         "progress": None if item.progress is None else _numbers(np.asarray(item.progress, np.float64)[::stride]),
         "trouble": trouble.size,
         "why": trouble.reason,
-        "film": film_strip(item),
+        "film": film,
         "filmPictures": FILM_PICTURES,
         "goal": goal_picture(item),
-        "video": small_video(item) if with_video else None,
+        "video": video,
     }
 
 
-def small_video(item: ScoredEpisode) -> str:
-    """Encode the episode as a small mp4 (H.264, which every browser plays): base64."""
+def film_and_video(item: ScoredEpisode, *, with_video: bool) -> tuple[str, str | None]:
+    """Make a film strip and, where wanted, a small video of an episode, reading its frames once.
+
+    Returns:
+        Film: pictures side by side, each from the middle of an equal share of the episode; base64 JPEG.
+        Video: a small mp4 (H.264, which every browser plays), base64.
+    """
     episode = item.episode
     stride = math.ceil(episode.num_frames / VIDEO_FRAMES)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "episode.mp4"
-        write_video(path, _shrunk(item, stride), episode.fps / stride, crf=25, gop=12)
-        return base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def film_strip(item: ScoredEpisode) -> str:
-    """Set pictures side by side, each from the middle of an equal share of the episode: base64 JPEG."""
-    num = item.episode.num_frames
-    places = (np.arange(FILM_PICTURES) + 0.5) / FILM_PICTURES * (num - 1)
-    frames = item.episode.frames([int(place) for place in places.round()])
-    pictures = [_resize(frame.transpose(1, 2, 0), FILM_WIDTH / frame.shape[2]) for frame in frames]
-    return _jpeg(np.concatenate(pictures, axis=1))
+    shown = range(0, episode.num_frames, stride)
+    places = (np.arange(FILM_PICTURES) + 0.5) / FILM_PICTURES * (episode.num_frames - 1)
+    wanted = [shown[min(len(shown) - 1, round(place / stride))] for place in places]
+    pictures: dict[int, ndarray] = {}
+    video = None
+    if with_video:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "episode.mp4"
+            frames = _shrunk(item, shown, set(wanted), pictures)
+            write_video(path, frames, episode.fps / stride, crf=25, gop=12)
+            video = base64.b64encode(path.read_bytes()).decode("ascii")
+    else:
+        for number, frame in zip(wanted, episode.frames(wanted), strict=True):
+            pictures[number] = _film_picture(frame)
+    return _jpeg(np.concatenate([pictures[number] for number in wanted], axis=1)), video
 
 
 def goal_picture(item: ScoredEpisode) -> str | None:
@@ -132,12 +140,21 @@ def _jpeg(picture: UInt8[ndarray, "H W 3"]) -> str:
     return base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def _shrunk(item: ScoredEpisode, stride: int) -> Iterator[UInt8[ndarray, "3 H W"]]:
-    numbers = range(0, item.episode.num_frames, stride)
+def _shrunk(
+    item: ScoredEpisode, numbers: range, wanted: set[int], pictures: dict[int, ndarray]
+) -> Iterator[UInt8[ndarray, "3 H W"]]:
+    """Yield frames at the size of the embedded video; those wanted for the film strip are kept in passing."""
     for start in range(0, len(numbers), _READ_FRAMES):
-        for frame in item.episode.frames(numbers[start : start + _READ_FRAMES]):
+        some = numbers[start : start + _READ_FRAMES]
+        for number, frame in zip(some, item.episode.frames(some), strict=True):
+            if number in wanted:
+                pictures[number] = _film_picture(frame)
             scale = min(1.0, VIDEO_SIDE / max(frame.shape[1:]))
             yield np.ascontiguousarray(_resize(frame.transpose(1, 2, 0), scale).transpose(2, 0, 1))
+
+
+def _film_picture(frame: UInt8[ndarray, "3 H W"]) -> UInt8[ndarray, "h w 3"]:
+    return _resize(frame.transpose(1, 2, 0), FILM_WIDTH / frame.shape[2])
 
 
 def _resize(picture: UInt8[ndarray, "H W 3"], scale: float) -> UInt8[ndarray, "h w 3"]:
