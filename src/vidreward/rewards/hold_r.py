@@ -94,12 +94,13 @@ class HoldR(LearnedRewardModel):
         """Compare the predicted with the true time apart."""
         assert batch is not None
         state, goal = batch["state"], batch["goal"]
-        prediction = self.distance(state.frames, goal.frames)
         if self.config.objective == "hinge":
-            later = self.distance(batch["middle"].frames, goal.frames)
+            # one pass: batch statistics of two passes would tell the halves apart
+            frames = torch.cat([state.frames, batch["middle"].frames])
             rate = state.fps / self.mean_fps
-            loss = pairwise_hinge(prediction * rate, later * rate)
-            return loss, {"misordered": (later > prediction).float().mean()}
+            earlier, later = self.distance(frames, torch.cat([goal.frames, goal.frames])).chunk(2)
+            return pairwise_hinge(earlier * rate, later * rate), {"misordered": (later > earlier).float().mean()}
+        prediction = self.distance(state.frames, goal.frames)
         steps = (goal.index[:, -1] - state.index[:, -1]).float()
         loss, error = time_loss(
             prediction,
