@@ -177,8 +177,8 @@ def write_broken(folder: Path, outside: Path) -> dict[str, str]:
     for name, codec in (("t.mkv", "libx264"), ("t.webm", "libvpx-vp9"), ("t.avi", "mpeg4"), ("t.flv", "flv")):
         truncate(write_video(outside / name, frames, 10, codec=codec), folder / f"truncated_{name}")
     truncate(write_video(outside / "t.gif", frames, 10, codec="gif", pixel_format="rgb8"), folder / "truncated.gif")
-    moov = data.index(b"moov")
-    (folder / "no_index.mp4").write_bytes(data[:moov] + b"free" + data[moov + 4 :])
+    index_at, frames_at = data.index(b"moov") - 4, data.index(b"mdat") - 4
+    (folder / "no_index.mp4").write_bytes(data[:index_at] + data[frames_at:])
     (folder / "text.mp4").write_text("this is no video\n" * 100)
     (folder / "noise.mkv").write_bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes())
     write_audio(folder / "sound.mp4")
