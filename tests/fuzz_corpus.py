@@ -170,12 +170,13 @@ def write_readable(folder: Path) -> dict[str, int]:
 def write_broken(folder: Path, outside: Path) -> dict[str, str]:
     """Write one file of each kind that must be refused; returns a part of the reason by file name."""
     frames = make_frames()
+    noise = np.random.default_rng(0).integers(0, 256, frames.shape, np.uint8)
     good = write_video(outside / "good.mp4", frames, 10)
     data = good.read_bytes()
     (folder / "zero.mp4").touch()
     truncate(good, folder / "truncated.mp4")
     for name, codec in (("t.mkv", "libx264"), ("t.webm", "libvpx-vp9"), ("t.avi", "mpeg4"), ("t.flv", "flv")):
-        truncate(write_video(outside / name, frames, 10, codec=codec), folder / f"truncated_{name}")
+        truncate(write_video(outside / name, noise, 10, codec=codec), folder / f"truncated_{name}", 0.8)
     truncate(write_video(outside / "t.gif", frames, 10, codec="gif", pixel_format="rgb8"), folder / "truncated.gif")
     index_at, frames_at = data.index(b"moov") - 4, data.index(b"mdat") - 4
     (folder / "no_index.mp4").write_bytes(data[:index_at] + data[frames_at:])

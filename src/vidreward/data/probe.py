@@ -123,10 +123,17 @@ def first_picture(reader: Reader) -> av.VideoFrame:
     try:
         picture = next(reader.pictures(), None)
     except (av.FFmpegError, DamagedError) as error:
-        raise VideoError(f"{reader.path}: not one frame can be decoded ({error}); re-encode or remove it") from error
+        raise VideoError(
+            f"{reader.path}: not one frame can be decoded ({reason_of(error)}); re-encode or remove it"
+        ) from error
     if picture is None:
         raise VideoError(f"{reader.path}: no frames; a video needs at least one")
     return picture
+
+
+def reason_of(error: Exception) -> str:
+    """Return what went wrong, without the number and the file name that FFmpeg's errors carry."""
+    return (isinstance(error, av.FFmpegError) and error.strerror) or str(error)
 
 
 def list_packets(reader: Reader) -> Packets:
@@ -143,7 +150,7 @@ def list_packets(reader: Reader) -> Packets:
             num_corrupt += packet.is_corrupt
             end = max(end, pts[-1] + (packet.duration or 0)) if pts[-1] != NO_TIME else end
     except av.FFmpegError as error:
-        raise VideoError(f"{reader.path}: damaged after {len(pts)} frames ({error}); copy it again") from error
+        raise VideoError(f"{reader.path}: damaged after {len(pts)} frames ({error.strerror}); copy it again") from error
     bits = np.frombuffer(bytes(flags), np.uint8)
     return Packets(
         pts=np.array(pts, np.int64),
@@ -240,5 +247,6 @@ def decoded(reader: Reader, num_frames: int | None) -> Iterator[av.VideoFrame]:
     except (av.FFmpegError, DamagedError) as error:
         of = "" if num_frames is None else f" of {num_frames}"
         raise VideoError(
-            f"{reader.path}: decoding fails after {num_good}{of} good frames ({error}); re-encode it or cut it there"
+            f"{reader.path}: decoding fails after {num_good}{of} good frames ({reason_of(error)}); re-encode it "
+            "or cut it there"
         ) from error

@@ -42,7 +42,9 @@ class Reader:
             # The "file:" prefix keeps names with a colon or a percent sign from meaning something to FFmpeg.
             self.container = av.open(f"file:{path}", options=options)
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{path}: not a video that FFmpeg can open ({error}); re-encode or remove it") from error
+            raise VideoError(
+                f"{path}: not a video that FFmpeg can open ({error.strerror}); re-encode or remove it"
+            ) from error
         try:
             self.stream = self.choose_stream()
             self.decoder = self.choose_decoder(num_threads)
