@@ -74,7 +74,8 @@ def test_a_second_build_decodes_nothing(folder: Path, tmp_path: Path, monkeypatc
         raise AssertionError("a worker was started")
 
     monkeypatch.setattr(worker_module, "start", no_start)
-    check_equal(open_episodes(folder, **SPEC), build_cache(open_episodes(folder, **SPEC), tmp_path / "cache", num_workers=1))
+    episodes = open_episodes(folder, **SPEC)
+    check_equal(episodes, build_cache(episodes, tmp_path / "cache"))
     assert content(tmp_path / "cache") == before
 
 
@@ -88,7 +89,8 @@ def test_settings_and_content_name_the_files(folder: Path, tmp_path: Path) -> No
         {**SPEC, "fps": 5.0},
         {**SPEC, "crop": (0, 0, 1, 0.5)},
     ):
-        names = {source.path.name for source in sources(build_cache(open_episodes(folder, **settings), cache, num_workers=1))}
+        cached = build_cache(open_episodes(folder, **settings), cache, num_workers=1)
+        names = {source.path.name for source in sources(cached)}
         assert not names & seen
         seen |= names
 
@@ -162,7 +164,7 @@ def test_the_limit_is_checked_before_decoding(folder: Path, tmp_path: Path) -> N
         ValueError, match=r"4 episodes at 16x24 take 0\.000 GB decoded, over the limit of 1e-05 GB; open"
     ):
         build_cache(episodes, tmp_path / "cache", limit_gb=1e-5)
-    assert not (tmp_path / "cache", num_workers=1).exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_full_disk_is_said_before_decoding(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +192,7 @@ def test_equal_files_share_one_cache_file(tmp_path: Path) -> None:
         write_video(tmp_path / "videos" / name, make_frames(5, (32, 48)), 10)
     episodes = open_episodes(tmp_path / "videos")
     cached = build_cache(episodes, tmp_path / "cache", num_workers=1)
-    assert len(list((tmp_path / "cache", num_workers=1).iterdir())) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1
     check_equal(episodes, cached)
 
 
