@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -32,10 +33,23 @@ from vidreward.files import (
     write_text_atomic,
 )
 from vidreward.reward_model import RewardConfig, RewardModel
-from vidreward.rewards import load_module
+from vidreward.rewards import available, load_module
 from vidreward.types import DataSpec
 
 FORMAT = 1
+_WANTED = "a folder that `vidreward train` wrote (runs/NAME), one of its checkpoints, or a Hub id owner/name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How frames were made of the training videos, so that others are opened in the same way."""
+
+    size: int | None = None
+    """Side of the square frames; None: the size of `Description.data`."""
+    resize: Literal["squash", "crop"] = "squash"
+    crop: tuple[float, float, float, float] | None = None
+    fps: float | None = None
+    """Rate the videos were resampled to; None: their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +61,7 @@ class Description:
     config: RewardConfig
     data: DataSpec
     preprocessing: Mapping[str, object]
-    """How frames were made: size, resize, crop."""
+    """How frames were made: the fields of `Preprocessing`."""
 
 
 def save_checkpoint(
@@ -102,9 +116,23 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", model_file: st
     """
     folder = find_checkpoint(path)
     description = read_description(folder, model_file=model_file)
-    model = description.config.build(description.data)
+    model = build_model(description.config, description.data, f"{folder / 'config.json'}")
     load_weights(model, folder)
     return model.to(device).eval()
+
+
+def build_model(config: RewardConfig, data: DataSpec, where: str) -> RewardModel:
+    """Build a model and note the frame size it is for.
+
+    Raises:
+        ValueError: No network can have these settings; `where` says whose they are.
+    """
+    try:
+        model = config.build(data)
+    except (RuntimeError, ArithmeticError, LookupError, TypeError, MemoryError) as error:
+        raise ValueError(f"{where}: no model can be built with these settings ({error}); correct {config}") from error
+    model.frame_size = (data.height, data.width)
+    return model
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -115,10 +143,10 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     folder = Path(path)
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
-        from huggingface_hub import snapshot_download
-
-        wanted = ["config.json", "model.safetensors", "provenance.json"]
-        return Path(snapshot_download(str(path), allow_patterns=wanted))
+        return _download(str(path))
+    if not folder.is_dir():
+        found = "a file, not a folder" if folder.exists() else "not there"
+        raise ValueError(f"{path} is {found}; give {_WANTED}")
     last = folder / "last"
     if last.is_file():
         name = last.read_text().strip()
@@ -127,11 +155,21 @@ def find_checkpoint(path: str | Path) -> Path:
         folder = folder / "checkpoints" / name
         recover_folder(folder)
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(
-            f"{path} is not a checkpoint: no model.safetensors in it; give a folder that `vidreward train` wrote "
-            "(runs/NAME), one of its checkpoints, or a Hub id owner/name"
-        )
+        raise ValueError(f"{path} is not a checkpoint: no model.safetensors in it; give {_WANTED}")
     return folder
+
+
+def _download(name: str) -> Path:
+    """Fetch a checkpoint from the Hub, only the files a checkpoint has."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "provenance.json"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{name} is no folder here, and could not be fetched from the Hub: {reason}; give {_WANTED}"
+        ) from error
 
 
 def read_description(folder: Path, *, model_file: str | Path | None = None) -> Description:
@@ -142,18 +180,27 @@ def read_description(folder: Path, *, model_file: str | Path | None = None) -> D
     """
     where = folder / "config.json"
     try:
-        header = json.loads(where.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        header = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not readable: {error}; copy the checkpoint again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{where}: format {header.get('format')!r} is not {FORMAT}; use the version that wrote it")
-    module = load_module(model_file if model_file is not None else str(header.get("reward")))
-    kind = type(module.recipe().reward)
+        version = header.get("format") if isinstance(header, dict) else None
+        raise ValueError(f"{where}: format {version!r} is not {FORMAT}; use the version of vidreward that wrote it")
+    missing = [key for key in ("reward", "config", "data", "preprocessing") if key not in header]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; copy the checkpoint again")
+    # The name comes from a file that anyone may have written: it chooses among our own modules, never a path.
+    if model_file is None and header["reward"] not in available():
+        raise ValueError(
+            f"{where}: {header['reward']!r} is not one of vidreward's reward models ({', '.join(available())}); if it "
+            "is a model of your own, give its file (--model-file FILE.py, or model_file=)"
+        )
+    kind = type(load_module(model_file if model_file is not None else header["reward"]).recipe().reward)
     return Description(
         reward=str(header["reward"]),
         config=from_json(kind, header["config"], f"{where}: config"),
         data=from_json(DataSpec, header["data"], f"{where}: data"),
-        preprocessing=dict(header["preprocessing"]),
+        preprocessing=to_json(from_json(Preprocessing, header["preprocessing"], f"{where}: preprocessing")),
     )
 
 
@@ -190,14 +237,20 @@ def restore_training(optimizer: Optimizer, folder: Path) -> dict[str, object]:
         raise ValueError(f"{folder} has no training_state/; training cannot go on from it")
     tensors = _read_tensors(folder / "training_state" / "optimizer.safetensors")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        parameter = parameters[int(number)]
-        if tensor.shape == parameter.shape:
-            # the parameter's memory format, so that fused optimisers walk both alike
-            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        optimizer.state[parameter][key] = tensor
-    return json.loads(state_file.read_text())
+    try:
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        for name, tensor in tensors.items():
+            number, key = name.split(".", 1)
+            parameter = parameters[int(number)]
+            if tensor.shape == parameter.shape:
+                # the parameter's memory format, so that fused optimisers walk both alike
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+            optimizer.state[parameter][key] = tensor
+    except (OSError, ValueError, IndexError, RecursionError) as error:
+        raise ValueError(f"{state_file.parent} is damaged: {error}; delete {folder} or copy it again") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{state_file} is damaged: it holds no object; delete {folder} or copy it again")
+    return state
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ vidreward score runs/mine clip.mp4 --goal goal.png --out scored/
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
+USER_ERRORS = (ValueError, OSError, ImportError)
 """Mistakes that a message explains; everything else is a defect of ours and shows its traceback."""
 
 
@@ -34,12 +36,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         status = 2
     except KeyboardInterrupt as interrupt:
-        console.print(f"{interrupt or 'interrupted'}; the same command goes on from there", markup=False)
+        goes_on = "; the same command goes on from there" if words[:1] == ["train"] else ""
+        console.print(f"{interrupt or 'interrupted'}{goes_on}", markup=False, highlight=False, soft_wrap=True)
         status = 130
     sys.exit(status)
 
 
 def _run_verb(words: list[str]) -> int:
+    if words == ["--version"]:
+        print(f"vidreward {version('vidreward')}")
+        return 0
     verbs: dict[str, Callable[..., int]] = {
         "demo": demo,
         "doctor": doctor,
@@ -49,6 +55,10 @@ def _run_verb(words: list[str]) -> int:
         "score": score,
         "evaluate": evaluate,
     }
+    if words and not words[0].startswith("-") and words[0] not in verbs:
+        near = difflib.get_close_matches(words[0], verbs, n=1)
+        offer = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(verbs)}"
+        raise ValueError(f"no command {words[0]!r}; {offer}")
     return tyro.extras.subcommand_cli_from_dict(verbs, prog="vidreward", description=__doc__, args=words or ["--help"])
 
 
@@ -199,9 +209,7 @@ def evaluate(
 
 def _run_train(words: list[str]) -> int:
     """Parse `NAME [--preset P | --config FILE] ...`: the recipe gives every default, the rest overrides it."""
-    from vidreward.jobs import train
     from vidreward.rewards import available, load_module
-    from vidreward.train import TrainConfig
 
     if not words or words[0].startswith("-"):
         Console().print(
@@ -210,16 +218,20 @@ def _run_train(words: list[str]) -> int:
             "`vidreward train NAME --help` lists every option and its default.",
             markup=False,
         )
-        return 0 if words else 2
+        return 0 if words and words[0] in ("-h", "--help") else 2
     name, rest = words[0], words[1:]
     preset, rest = _take(rest, "--preset")
     config_file, rest = _take(rest, "--config")
+    if preset is not None and config_file is not None:
+        raise ValueError("--preset and --config both give every default; leave one of them out")
     module = load_module(name)
+
+    from vidreward.train import TrainConfig, TrainingDivergedError
+
     if config_file is not None:
-        default = _read_run(Path(config_file), module.recipe().reward)
+        default = _read_run(Path(config_file), name, module.recipe().reward)
     else:
         default = module.recipe(preset) if preset is not None else module.recipe()
-
     config = tyro.cli(
         TrainConfig,
         default=replace(default, out=Path("runs") / Path(name).stem),
@@ -227,8 +239,23 @@ def _run_train(words: list[str]) -> int:
         description=module.__doc__,
         args=rest,
     )
-    train(config, reward=name)
-    Console().print(f"trained: {config.out}", markup=False, highlight=False, soft_wrap=True)
+
+    from vidreward.jobs import train
+
+    try:
+        train(config, reward=name)
+    except TrainingDivergedError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
+        return 1
+    file = f" --model-file {name}" if name.endswith(".py") else ""
+    Console().print(
+        f"trained: {config.out}\n"
+        f"next:    vidreward evaluate {config.out} --data HELD_OUT_VIDEOS{file}\n"
+        f"         vidreward score {config.out} VIDEO{file}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -242,19 +269,23 @@ def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, words
 
 
-def _read_run(path: Path, reward: Any) -> Any:
-    """Rebuild the configuration that a run wrote."""
+def _read_run(path: Path, name: str, reward: Any) -> Any:
+    """Rebuild the configuration that a run of the model `name` wrote."""
     import json
 
     from vidreward.config import from_json
     from vidreward.train import DataConfig, FitConfig, TrainConfig
 
     try:
-        values = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable: {error}; give the config.json of a run") from error
-    return replace(
-        TrainConfig(reward=reward, fit=FitConfig(steps=1, batch_size=1, lr=1.0)),
+    if not isinstance(values, dict) or "fit" not in values:
+        raise ValueError(f"{path} is not the config.json of a run; give the one in the folder that `train` wrote to")
+    trained = str(values.get("reward_model"))
+    if Path(trained).stem.replace("-", "_") != Path(name).stem.replace("-", "_"):
+        raise ValueError(f"{path} is of a run of {trained!r}, not of {name!r}; use: vidreward train {trained} --config")
+    return TrainConfig(
         reward=from_json(type(reward), values.get("reward"), f"{path}: reward"),
         data=from_json(DataConfig, values.get("data"), f"{path}: data"),
         fit=from_json(FitConfig, values.get("fit"), f"{path}: fit"),

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy import ndarray
 from rich.console import Console
 from rich.progress import track
 
-from vidreward.checkpoint import Description, RunFolder, find_checkpoint, load, read_description
-from vidreward.config import to_json
+from vidreward.checkpoint import (
+    Description,
+    Preprocessing,
+    RunFolder,
+    build_model,
+    find_checkpoint,
+    load,
+    read_description,
+)
+from vidreward.config import from_json, to_json
 from vidreward.data.cache import build_cache
-from vidreward.data.decode import read_image
+from vidreward.data.decode import FrameSpec, VideoError, read_image
 from vidreward.data.episode_set import EpisodeSet
 from vidreward.data.episodes import open_episodes
 from vidreward.evaluate import EvaluateConfig, Evaluation, evaluate
@@ -30,8 +41,17 @@ from vidreward.log import Logger
 from vidreward.reward_model import LearnedRewardModel, RewardModel
 from vidreward.rl.reward import label
 from vidreward.scoring import score_episode, score_frames
-from vidreward.train import DataConfig, Saving, TrainConfig, choose_device, fit
+from vidreward.train import DataConfig, Saving, TrainConfig, choose_device, fit, ignored_settings
 from vidreward.types import Episode
+
+UNIMPORTANT = (
+    ("data", "cache_dir"),
+    ("data", "cache_gb"),
+    ("fit", "num_workers"),
+    ("fit", "log_every"),
+    ("fit", "log"),
+)
+"""Settings that change no weight; a run may go on with others."""
 
 
 def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRewardModel:
@@ -47,22 +67,31 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
 
     Raises:
         ValueError: The data cannot be used, or `out` holds a run of another configuration.
+        TrainingDivergedError: The loss is not finite.
     """
     out = config.out
-    _write_config(config, reward)
+    check_config(config, reward)
+    choose_device(config.fit.device)
     episodes = open_training_data(config.data)
     training, validation = episodes.split(config.data.validation, seed=config.fit.seed)
     spec = episodes.data_spec()
     with torch.random.fork_rng():
         torch.manual_seed(config.fit.seed)
-        model = config.reward.build(spec)
+        model = build_model(config.reward, spec, reward)
     if not isinstance(model, LearnedRewardModel):
         raise ValueError(f"{reward} has nothing to train; use it with `vidreward score` as it is")
-    preprocessing = {"size": config.data.size, "resize": config.data.resize, "crop": config.data.crop}
-    description = Description(reward=Path(reward).stem, config=config.reward, data=spec, preprocessing=preprocessing)
+    data = config.data
+    preprocessing = {"size": data.size, "resize": data.resize, "crop": data.crop, "fps": data.fps}
+    name = Path(reward).stem if reward.endswith(".py") else reward.replace("-", "_")
+    description = Description(reward=name, config=config.reward, data=spec, preprocessing=preprocessing)
     saving = Saving(run=RunFolder(out), description=description, fingerprint=training.fingerprint())
     with Logger(out, backends=config.fit.log, quiet=quiet) as log:
+        for warning in ignored_settings(config):
+            log.message(f"warning: {warning}")
+        if any(episode.info.metadata.get("split") == "validation" for episode in episodes):
+            log.message("the metadata's column `split` says what is held out; data.validation is not used")
         log.message(f"{len(training)} episodes to train on, {len(validation)} held out, {len(spec.tasks)} tasks")
+        write_config(config, reward)
         fit(model, training, config.fit, log, validation=validation, saving=saving)
         report_quarantine(episodes, log)
     return model
@@ -81,12 +110,11 @@ def open_training_data(config: DataConfig) -> EpisodeSet:
     )
     episodes = opened
     if config.tasks is not None:
-        known = {episode.task for episode in opened}
+        known = {episode.task for episode in opened if episode.task is not None}
         unknown = [task for task in config.tasks if task not in known]
         if unknown:
-            raise ValueError(
-                f"no task {', '.join(unknown)} in {config.path}; it has {', '.join(sorted(map(str, known)))}"
-            )
+            there = ", ".join(sorted(known)) or "none; name tasks in metadata.csv, or make them sub-folders"
+            raise ValueError(f"no task {', '.join(unknown)} in {config.path}; there is: {there}")
         episodes = episodes.filter(lambda episode: episode.task in (config.tasks or ()))
     if config.successes_only:
         episodes = episodes.filter(lambda episode: episode.success is not False)
@@ -104,17 +132,21 @@ def open_like_training(
     """Open videos with the frame size, crop and rate that a trained model saw.
 
     Frames keep their own rate unless the data was resampled for training.
+
+    Args:
+        model_path: A run's folder, a checkpoint, or a Hub id owner/name.
+        data: Folder of videos, or a video.
+        camera: Camera to read, of recordings with several; None is the first.
+        model_file: Python file of a model that is not part of vidreward.
+
+    Raises:
+        ValueError: That is no checkpoint, or nothing can be opened.
+        FileNotFoundError: The data does not exist.
     """
     description = read_description(find_checkpoint(model_path), model_file=model_file)
-    settings = dict(description.preprocessing)
-    crop = settings["crop"]
-    return open_episodes(
-        data,
-        size=int(str(settings["size"])),
-        resize="crop" if settings["resize"] == "crop" else "squash",
-        crop=tuple(map(float, crop)) if isinstance(crop, list | tuple) else None,  # type: ignore[arg-type]
-        camera=camera,
-    )
+    made = from_json(Preprocessing, description.preprocessing, "preprocessing")
+    size = (description.data.height, description.data.width) if made.size is None else made.size
+    return open_episodes(data, size=size, resize=made.resize, crop=made.crop, camera=camera, fps=made.fps)
 
 
 def report_quarantine(episodes: EpisodeSet, log: Logger) -> None:
@@ -125,27 +157,69 @@ def report_quarantine(episodes: EpisodeSet, log: Logger) -> None:
             log.message(f"  {entry.file}: {entry.reason}")
 
 
-def _write_config(config: TrainConfig, reward: str) -> None:
-    """Write the run's config.json, or check that the run that is there has the same."""
-    out = config.out
-    parts = {"reward": config.reward, "data": config.data, "fit": replace(config.fit, log=())}
-    values = {"reward_model": reward, **{name: to_json(part) for name, part in parts.items()}}
-    where = out / "config.json"
-    if where.exists():
-        before = json.loads(where.read_text())
-        changed = [key for key in values if before.get(key) != values[key]]
-        if changed:
-            differences = "; ".join(_difference(before.get(key), values[key], key) for key in changed)
-            raise ValueError(f"{out} holds a run with other settings ({differences}); use them again, or another --out")
+def write_config(config: TrainConfig, reward: str) -> None:
+    """Write the run's config.json, once its data was found to be good."""
+    if not (config.out / "config.json").exists():
+        write_json_atomic(config.out / "config.json", _settings(config, reward))
+
+
+def check_config(config: TrainConfig, reward: str) -> None:
+    """Refuse to go on with a run of other settings, or to write where no run can be.
+
+    Raises:
+        ValueError: `out` is a file, or its config.json differs; the message says in what.
+    """
+    check_out(config.out)
+    where = config.out / "config.json"
+    if not where.exists():
         return
-    write_json_atomic(where, values)
+    try:
+        before = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where} is not readable: {error}; give another --out, or move {config.out} away") from error
+    differences = _differences(_comparable(before), _comparable(_settings(config, reward)), "")
+    if differences:
+        raise ValueError(
+            f"{config.out} holds a run with other settings ({'; '.join(differences)}); use them again, or another --out"
+        )
 
 
-def _difference(before: object, now: object, where: str) -> str:
+def check_out(out: Path) -> None:
+    """Refuse a folder of results that cannot be made or written to, before the work begins.
+
+    Raises:
+        ValueError: The path, or a parent of it, is a file or may not be written to.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"cannot write results to {out}: {there} is a file; give another --out, a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write results to {out}: no permission to write in {there}; give another --out")
+
+
+def _settings(config: TrainConfig, reward: str) -> dict[str, object]:
+    parts = {"reward": config.reward, "data": config.data, "fit": replace(config.fit, log=())}
+    return {"reward_model": reward, **{name: to_json(part) for name, part in parts.items()}}
+
+
+def _comparable(settings: object) -> object:
+    """Leave out what changes no weight, and write the data's path in one way."""
+    if not isinstance(settings, dict) or not isinstance(settings.get("data"), dict):
+        return settings
+    kept = {name: dict(part) if isinstance(part, dict) else part for name, part in settings.items()}
+    for part, name in UNIMPORTANT:
+        if isinstance(kept.get(part), dict):
+            kept[part].pop(name, None)
+    kept["data"]["path"] = str(Path(str(kept["data"].get("path"))).resolve())
+    return kept
+
+
+def _differences(before: object, now: object, where: str) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = [key for key in now if before.get(key) != now[key]]
-        return "; ".join(_difference(before.get(key), now[key], f"{where}.{key}") for key in keys)
-    return f"{where} was {before!r}, is {now!r}"
+        keys = [*now, *(key for key in before if key not in now)]
+        found = (_differences(before.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
+        return [difference for differences in found for difference in differences]
+    return [] if before == now else [f"{where or 'config.json'} was {before!r}, is {now!r}"]
 
 
 def make_scorer(model: RewardModel) -> Scorer:
@@ -193,11 +267,16 @@ def evaluate_run(
 
     Returns:
         The evaluation, and the path of the report.
+
+    Raises:
+        ValueError: That is no checkpoint, or nothing can be opened.
     """
+    folder = evaluation_folder(model_path) if out is None else out
+    check_out(folder)
     model = load_trained(model_path, device=device, model_file=model_file)
     episodes = open_like_training(model_path, data, camera=config.camera, model_file=model_file)
+    check_tasks(episodes, config.unseen_tasks)
     evaluation, scored = evaluate_model(model, episodes, config, name=str(model_path))
-    folder = Path(model_path) / "evaluation" if out is None else out
     evaluation.write(folder / "evaluation.json")
     description = f"{model_path} on {len(episodes)} episodes of {data}"
     report = write_report(
@@ -220,26 +299,90 @@ def score_videos(
     """Score videos and write tables, plots, overlays and a report into a folder; returns the report's path.
 
     Raises:
-        ValueError: No video could be opened, or the goal is no picture.
+        ValueError: No video could be opened, the goal is no picture, or the model looks at none.
     """
-    model = load_trained(model_path, device=device, model_file=model_file)
-    sets = [open_like_training(model_path, path, camera=camera, model_file=model_file) for path in videos]
-    if not sets:
+    if not videos:
         raise ValueError("no videos given; name videos or folders of videos")
-    picture = None if goal is None else read_image(goal, sets[0].spec)[None]
+    check_out(out)
+    model = load_trained(model_path, device=device, model_file=model_file)
+    opened = [open_like_training(model_path, path, camera=camera, model_file=model_file) for path in videos]
+    episodes = named_apart(opened)
+    if goal is not None:
+        if model.inputs.goal == "none":
+            raise ValueError(f"{model_path} looks at no goal; leave out --goal {goal}")
+        picture = read_goal(goal, replace(opened[0].spec, size=model.frame_size))
+        episodes = [episode.with_goal(picture) for episode in episodes]
+    files = file_names([episode.id for episode in episodes])
     scored = []
-    chosen = [(opened, episode) for opened in sets for episode in opened]
-    for opened, episode in track(chosen, "score", console=Console(stderr=True)):
-        shown = episode if picture is None else episode.with_goal(picture)
-        one = scored_episode(model, shown)
-        scored.append(one)
-        name = Path(episode.id if len(opened) > 1 or opened.root.is_dir() else opened.root.name)
-        plot_episode(one, out / "plots" / name.with_suffix(".png"))
-        overlay_video(one, out / "videos" / name.with_suffix(".mp4"))
+    for episode, name in track(list(zip(episodes, files, strict=True)), "score", console=Console(stderr=True)):
+        scored.append(scored_episode(model, episode))
+        plot_episode(scored[-1], out / "plots" / f"{name}.png")
+        overlay_video(scored[-1], out / "videos" / f"{name}.mp4")
     write_scores(out, scored)
-    for opened in sets:
-        _print_quarantine(opened)
-    return write_report(out / "report.html", None, scored, title="Scored videos", description=str(model_path))
+    report = write_report(out / "report.html", None, scored, title="Scored videos", description=str(model_path))
+    for each in opened:
+        _print_quarantine(each)
+    return report
+
+
+def check_tasks(episodes: EpisodeSet, unseen_tasks: Sequence[str]) -> None:
+    """Refuse unseen tasks that no episode has: they would silently group nothing.
+
+    Raises:
+        ValueError: Names them, and those there are.
+    """
+    known = {episode.task for episode in episodes if episode.task is not None}
+    unknown = [name for name in unseen_tasks if name not in known]
+    if unknown:
+        there = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"no task {', '.join(unknown)} in {episodes.root}; there is: {there}")
+
+
+def read_goal(path: Path, spec: FrameSpec) -> UInt8[ndarray, "1 3 H W"]:
+    """Read the picture of a goal.
+
+    Raises:
+        ValueError: It is missing, or no picture.
+    """
+    try:
+        return read_image(path, spec)[None]
+    except VideoError as error:
+        raise ValueError(f"the goal is no picture that can be read ({error}); give a png or jpg") from error
+
+
+def evaluation_folder(model_path: str | Path) -> Path:
+    """Say where an evaluation goes: into the run, or below runs/ for a model of the Hub."""
+    return (Path(model_path) if Path(model_path).is_dir() else Path("runs", *Path(model_path).parts)) / "evaluation"
+
+
+def named_apart(sets: Sequence[EpisodeSet]) -> list[Episode]:
+    """Give the episodes of several data sets ids of their own: paths below the folder that all have in common.
+
+    A video that is named twice, or lies in a folder that is named too, is taken once.
+    """
+    roots = [opened.root.resolve() for opened in sets]
+    common = os.path.commonpath([root if root.is_dir() else root.parent for root in roots])
+    episodes: dict[str, Episode] = {}
+    for opened, root in zip(sets, roots, strict=True):
+        for episode in opened:
+            path = root / episode.id if root.is_dir() else root
+            name = path.relative_to(common).as_posix()
+            goal = episode.goal if episode.has_goal else None
+            info = replace(episode.info, id=name)
+            episodes.setdefault(name, Episode(info, episode.source, columns=episode.columns, goal=goal))
+    return list(episodes.values())
+
+
+def file_names(ids: Sequence[str]) -> list[str]:
+    """Name the files made of each episode: its id without the ending, or with it where others share the rest.
+
+    Example:
+        >>> file_names(["a/x.mp4", "a/y.mp4", "a/y.webm"])
+        ['a/x', 'a/y.mp4', 'a/y.webm']
+    """
+    stems = [str(Path(id).with_suffix("")) for id in ids]
+    shared = Counter(name for id, stem in zip(ids, stems, strict=True) for name in {id, stem})
+    return [stem if shared[stem] == 1 else id for id, stem in zip(ids, stems, strict=True)]
 
 
 def _print_quarantine(episodes: EpisodeSet) -> None:

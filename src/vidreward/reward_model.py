@@ -43,6 +43,8 @@ class RewardModel(nn.Module, abc.ABC):
     inputs: Inputs
     counts_frames_at: float | None = None
     """Frame rate at which minus the score counts the frames left to the goal; None where a score is no time."""
+    frame_size: tuple[int, int] | None = None
+    """Height and width of the frames it was trained on; scoring refuses others. None: never trained, takes any."""
 
     @abc.abstractmethod
     def score(self, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:

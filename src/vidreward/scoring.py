@@ -64,7 +64,7 @@ def score_frames(
         precision: "auto" is bfloat16 where the processor has it.
 
     Raises:
-        ValueError: The frames are not uint8 (T, 3, H, W), the goal has another size, or an input is missing.
+        ValueError: The frames are not uint8 (T, 3, H, W), frames or goal have another size, or an input is missing.
     """
     check_frames(frames, "frames")
 
@@ -134,7 +134,7 @@ def _score(
                     piece = max(16, PIXELS_PER_PIECE // (height * width))
                 stop = min(num_frames, start + piece)
                 chunk = torch.from_numpy(np.ascontiguousarray(read(start - back, stop))).to(device)
-                _check_goal_size(chunk, goal_frames)
+                _check_sizes(model, chunk, goal_frames)
                 rows = None if state is None else torch.as_tensor(state[start - back : stop]).float().to(device)[None]
                 video = Video(
                     frames=chunk[None],
@@ -152,10 +152,17 @@ def _score(
     return torch.cat(scores).cpu().numpy()
 
 
-def _check_goal_size(frames: Tensor, goal: Tensor | None) -> None:
+def _check_sizes(model: RewardModel, frames: Tensor, goal: Tensor | None) -> None:
+    height, width = frames.shape[-2:]
+    trained_on = model.frame_size
+    if trained_on is not None and trained_on != (height, width):
+        raise ValueError(
+            f"the frames are {height}x{width} and the model was trained on {trained_on[0]}x{trained_on[1]}; "
+            "open the videos with vidreward.jobs.open_like_training, or resize the frames"
+        )
     if goal is not None and goal.shape[-3:] != frames.shape[-3:]:
         raise ValueError(
-            f"the goal is {goal.shape[-2]}x{goal.shape[-1]} and the frames are {frames.shape[-2]}x{frames.shape[-1]}; "
+            f"the goal is {goal.shape[-2]}x{goal.shape[-1]} and the frames are {height}x{width}; "
             "resize the goal to the frames' size"
         )
 
@@ -184,8 +191,8 @@ class StreamingScorer:
         >>> from vidreward.rewards.hold_c import HoldCConfig, HoldC
         >>> frames = np.zeros((3, 3, 32, 32), np.uint8)
         >>> scorer = StreamingScorer(HoldC(HoldCConfig(depth=14)), goal=frames[-1:])
-        >>> [scorer.push(frame) for frame in frames]
-        [0.0, 0.0, 0.0]
+        >>> [scorer.push(frame) == 0 for frame in frames]
+        [True, True, True]
     """
 
     def __init__(
@@ -218,11 +225,11 @@ class StreamingScorer:
         """Return the score of the next frame.
 
         Raises:
-            ValueError: The frame is not uint8 (3, H, W), or has another size than the goal.
+            ValueError: The frame is not uint8 (3, H, W), or has another size than the goal or the training frames.
         """
         check_frames(frame[None], "frame")
         pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)[None]
-        _check_goal_size(pixels, self._goal)
+        _check_sizes(self.model, pixels, self._goal)
         self._codes.append(self._encode(pixels))
         if state is not None:
             self._states.append(torch.as_tensor(state).float().to(self._device)[None])

@@ -6,6 +6,8 @@ that step. A killed run goes on from its last checkpoint and ends with the same 
 
 from __future__ import annotations
 
+import difflib
+import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,6 +91,28 @@ class FitConfig:
     """Threads that read batches ahead."""
     log: tuple[Backend, ...] = ()
     """Where numbers go besides the terminal and log.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "log_every",
+            "val_every",
+            "val_episodes",
+            "checkpoint_every",
+            "num_workers",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit.{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"fit.lr must be more than 0; got {self.lr}")
+        if min(self.warmup_steps, self.weight_decay, self.seed) < 0:
+            raise ValueError(
+                f"fit.warmup_steps ({self.warmup_steps}), fit.weight_decay ({self.weight_decay}) and fit.seed "
+                f"({self.seed}) must be at least 0"
+            )
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"fit.grad_clip must be more than 0, or None for no limit; got {self.grad_clip}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,10 +256,20 @@ def validate(model: LearnedRewardModel, episodes: Sequence[Episode], config: Fit
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn a device's name into a device; `auto` is the GPU when there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Turn a device's name into a device; `auto` is the GPU when there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise ValueError(f"no device {name!r} on this machine; there are {', '.join(there)}") from error
+    return device
 
 
 def pick_preset(presets: Mapping[str, TrainConfig], name: str) -> TrainConfig:
@@ -245,8 +279,24 @@ def pick_preset(presets: Mapping[str, TrainConfig], name: str) -> TrainConfig:
         ValueError: There is none; the message lists those there are.
     """
     if name not in presets:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(presets)}")
+        near = difflib.get_close_matches(name, presets, n=1)
+        offer = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"no preset {name!r}; {offer}there are {', '.join(presets)}")
     return presets[name]
+
+
+def ignored_settings(config: TrainConfig) -> list[str]:
+    """Say which settings have no effect beside the others, and how to give them one."""
+    fit = config.fit
+    said = []
+    if fit.weight_decay and fit.optimizer != "adamw":
+        said.append(f"fit.weight_decay {fit.weight_decay:g} is ignored by {fit.optimizer}; use --fit.optimizer adamw")
+    if fit.warmup_steps >= fit.steps:
+        said.append(
+            f"fit.lr is never reached: the warm-up takes {fit.warmup_steps} of {fit.steps} steps; "
+            "lower --fit.warmup-steps"
+        )
+    return said
 
 
 def _resume(model: LearnedRewardModel, optimizer: Optimizer, saving: Saving | None) -> int:
@@ -256,7 +306,7 @@ def _resume(model: LearnedRewardModel, optimizer: Optimizer, saving: Saving | No
         return 0
     load_weights(model, newest)
     state = restore_training(optimizer, newest)
-    if state["fingerprint"] != saving.fingerprint:
+    if state.get("fingerprint") != saving.fingerprint:
         raise ValueError(
             f"{saving.run.path} was trained on other videos than those given now (files, frame size or split changed); "
             "give the same data, or a new --out"

@@ -48,10 +48,11 @@ def load_module(name_or_file: str | Path) -> ModuleType:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a Python file that defines a reward model and recipe()")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"vidreward_model_{path.stem}"  # a file json.py must not take the place of Python's own
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     if not hasattr(module, "recipe"):
         raise ValueError(f"{path} has no recipe(preset) function; see docs/add-a-reward-model.md")
