@@ -149,10 +149,23 @@
         screen.getContext("2d").drawImage(film, -picture * screen.width, 0);
       }
     };
+    // One seek at a time: a browser that is told to seek or play while it still seeks can stall.
+    let target = null, playNext = false;
+    const settle = () => {
+      if (screen.seeking) return;
+      if (target !== null) {
+        const time = (target + 0.5) / episode.fps;
+        target = null;
+        screen.currentTime = time;
+      } else if (playNext) {
+        playNext = false;
+        screen.play();
+      }
+    };
     const seek = (frame) => {
-      const target = Math.min(episode.numFrames - 1, Math.max(0, frame));
-      if (isVideo) { screen.pause(); screen.currentTime = (target + 0.5) / episode.fps; }
-      show(target);
+      const wanted = Math.min(episode.numFrames - 1, Math.max(0, frame));
+      if (isVideo) { screen.pause(); playNext = false; target = wanted; settle(); }
+      show(wanted);
     };
     const follow = () => {
       show(Math.min(episode.numFrames - 1, Math.floor(screen.currentTime * episode.fps + 0.01)));
@@ -160,11 +173,14 @@
     };
     const toggle = () => {
       if (!screen.paused) { screen.pause(); return; }
-      if (now >= episode.numFrames - 1) screen.currentTime = 0;
-      screen.play();
+      if (now >= episode.numFrames - 1) seek(0);
+      playNext = true;
+      settle();
     };
     if (isVideo) {
       screen.addEventListener("play", () => { button.textContent = "Pause"; follow(); });
+      screen.addEventListener("seeked", settle);
+      screen.addEventListener("ended", follow);
       screen.addEventListener("pause", () => { button.textContent = "Play"; });
       screen.addEventListener("loadeddata", () => { card.dataset.video = "ready"; });
       screen.addEventListener("error", () => { readout.textContent = "This browser cannot play H.264 video."; });
