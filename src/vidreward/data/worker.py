@@ -21,6 +21,10 @@ from vidreward.data.cache_file import write_cache_file
 from vidreward.data.pixels import FrameSpec
 from vidreward.data.sources import DiskSource, Footage, ImageFootage, VideoFootage
 
+START_TIMEOUT = 120.0
+"""Seconds that a process may take to start on a busy machine."""
+READY = b"ready\n"
+
 
 class WorkerError(Exception):
     """A worker crashed or took too long; the text says which, for the quarantine list."""
@@ -41,8 +45,9 @@ class Worker:
 
         Raises:
             WorkerError: The process died or did not answer in time.
+            OSError: No process can be started.
         """
-        process = self.process = self.process or start()
+        process = self.ready()
         assert process.stdin is not None and process.stdout is not None
         try:
             process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -59,6 +64,20 @@ class Worker:
             raise WorkerError(f"decoding crashed ({describe_exit(code)}); re-encode or remove the file")
         result: dict[str, str] = json.loads(line)
         return result
+
+    def ready(self) -> subprocess.Popen[bytes]:
+        """Return the process, started if need be; its start does not count as a file's time."""
+        if self.process is None:
+            self.process = start()
+            assert self.process.stdout is not None
+            if read_line(self.process.stdout, time.monotonic() + START_TIMEOUT) != READY:
+                code = self.process.wait()
+                self.close()
+                raise OSError(
+                    f"a decoding process cannot start ({describe_exit(code)}); its own message is above, or run "
+                    "python -m vidreward.data.worker to see it"
+                )
+        return self.process
 
     def kill(self) -> None:
         """Stop the process at once, from any thread; a job that runs ends with WorkerError."""
@@ -171,8 +190,12 @@ def main() -> None:
     """Answer jobs until standard input ends; anything else that prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    answers.write(READY)
     for line in sys.stdin.buffer:
-        answers.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+        try:
+            answers.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+        except BrokenPipeError:
+            return  # The caller was killed; the file it asked for is whole, and the next build finds it.
 
 
 if __name__ == "__main__":
