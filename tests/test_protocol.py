@@ -228,13 +228,20 @@ def test_the_same_call_gives_the_same_numbers_in_any_order(episodes):
 
 
 def test_the_table_prints_values_and_warnings(episodes):
-    result = evaluate(count_frames, episodes, QUICK, name="[bold]my model[/bold]", show_progress=False)
+    tagged = [
+        Episode(dataclasses.replace(e.info, metadata={"[red]kind": "[blue]a"}), e.source, columns=e.columns)
+        for e in episodes
+    ]
+    config = dataclasses.replace(QUICK, group_by=("[red]kind",))
+    result = evaluate(count_frames, tagged, config, name="[bold]my model[/bold]", show_progress=False)
     console = Console(width=140, record=True, file=io.StringIO())
     result.print(console)
     text = console.export_text()
     assert "[bold]my model[/bold]" in text
     assert "does not beat the clock" in text
     assert "NO *" in text
+    assert "By [red]kind" in text
+    assert "[blue]a" in text
 
 
 def test_combining_seeds_averages_them_and_widens_the_interval(episodes):

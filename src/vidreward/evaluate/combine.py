@@ -19,7 +19,7 @@ from vidreward.evaluate.config import EvaluateConfig
 from vidreward.evaluate.controls import CONTROLS, BlindPredictors, as_stored
 from vidreward.evaluate.definitions import METRICS, Metric
 from vidreward.evaluate.result import Comparison, Evaluation, Summary, to_plain
-from vidreward.evaluate.summary import MODEL, EpisodeResult, Estimate, estimates, omitted
+from vidreward.evaluate.summary import MODEL, EpisodeResult, Estimate, estimates, from_replicates, omitted
 
 Runs = Sequence[Sequence[EpisodeResult]]
 """Seed -> results of the same episodes in the same order."""
@@ -181,16 +181,8 @@ def _over_seeds(found: Sequence[Estimate], seeds: Int[ndarray, "R S"], confidenc
     total = defined.sum(1)
     means = np.full(len(values), np.nan)
     np.divide(np.nan_to_num(values).sum(1), total, out=means, where=total > 0)
-    low, high = interval(means[1:], confidence)
-    value = float(means[0]) if np.isfinite(means[0]) else None
-    return Estimate(
-        value=value,
-        low=None if value is None else low,
-        high=None if value is None else high,
-        num=sum(estimate.num for estimate in found),
-        num_undefined=sum(estimate.num_undefined for estimate in found),
-        replicates=means,
-    )
+    num, num_undefined = sum(each.num for each in found), sum(each.num_undefined for each in found)
+    return from_replicates(means, confidence, num=num, num_undefined=num_undefined)
 
 
 def _values_of_seeds(runs: Runs, config: EvaluateConfig) -> dict[str, tuple[float | None, ...]]:

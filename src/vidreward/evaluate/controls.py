@@ -101,29 +101,25 @@ def measure_views(
 
     Args:
         scorer: Predictor to measure.
-        episode: The episode.
-        frames: Its frames.
+        episode: The episode that `frames` are of, in their right order.
+        frames: All its frames.
         goal: Its own goal.
         scores: Its scores with that goal.
-        orders: Permutations of the frames for the shuffled view.
+        orders: Permutations for the shuffled view.
         wrong_goals: Goals of other episodes.
 
     Returns:
         reversed_spearman: Frames played backwards, scores put back in the order of the content, Spearman with the
-            original time. A predictor that reads content keeps its value; the clock gets -1.
+            original time. Who reads content keeps the value; the clock gets -1.
         reversed_gap: `spearman - reversed_spearman`: 0 reads content only, 2 counts frames.
-        shuffled_spearman: The same for shuffled frames, mean over the permutations; the clock gets about 0.
+        shuffled_spearman: As reversed, mean over the permutations; the clock gets about 0.
         frozen_spearman: The first frame held for the whole video. None (constant) is right; 1 counts frames.
-        wrong_goal_spearman_layout, wrong_goal_spearman_task: Spearman when shown another episode's goal.
-        goal_preference_layout, goal_preference_task: 1 when the last frame scores higher with the right goal than
-            with the wrong one, 0 when lower, 0.5 when equal. Missing where no such goal exists.
+        wrong_goal_spearman_*: Spearman when shown another episode's goal (layout, task); missing where none exists.
+        goal_preference_*: 1 when the last frame scores higher with the right goal, 0 when lower, 0.5 when equal.
     """
     time = np.arange(len(frames))
     right = spearman(scores, time)
-    backwards = _rearranged(scorer, episode, frames, goal, time[::-1])
-    reversed_spearman = spearman(backwards, time)
-    shuffled = [spearman(_rearranged(scorer, episode, frames, goal, order), time) for order in orders]
-    defined = [value for value in shuffled if value is not None]
+    reversed_spearman = spearman(_rearranged(scorer, episode, frames, goal, time[::-1]), time)
     frozen = checked_scores(scorer(np.repeat(frames[:1], len(frames), axis=0), episode, goal), episode, len(frames))
     still = np.ptp(frozen) <= FROZEN_TOLERANCE * np.ptp(scores)
     values: dict[str, float | None] = {
@@ -132,6 +128,8 @@ def measure_views(
         "frozen_spearman": None if still else spearman(frozen, time),
     }
     if orders:
+        shuffled = [spearman(_rearranged(scorer, episode, frames, goal, order), time) for order in orders]
+        defined = [value for value in shuffled if value is not None]
         values["shuffled_spearman"] = float(np.mean(defined)) if defined else None
     for name, wrong in (("layout", wrong_goals.layout), ("task", wrong_goals.task)):
         if wrong is not None:

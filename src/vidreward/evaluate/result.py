@@ -265,9 +265,9 @@ def _metric_table(evaluation: Evaluation) -> Table:
 
 def _small_table(title: str, summaries: Mapping[str, Summary], columns: Sequence[str] = TASK_METRICS) -> Table:
     present = [name for name in columns if any(name in summary.macro for summary in summaries.values())]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for heading in (title.split(" (")[0].removeprefix("By "), "episodes", *present):
-        table.add_column(heading.replace("_", " "))
+        table.add_column(Text(heading.replace("_", " ")))
     for name, summary in summaries.items():
         cells = [format_estimate(summary.macro.get(metric), with_interval=False) for metric in present]
         table.add_row(Text(name), str(summary.num_episodes), *map(Text, cells))

@@ -108,17 +108,16 @@ def estimate(
     values = np.stack(columns, axis=1)
     index = [resamples.tasks.index(task) for task in groups] if not pooled else None
     weights = np.ones_like(values) if index is None else resamples.task_weights[:, index]
-    replicates = mean_over_tasks(values, weights)
+    return from_replicates(mean_over_tasks(values, weights), confidence, num=num, num_undefined=undefined)
+
+
+def from_replicates(replicates: Float[ndarray, " R"], confidence: float, *, num: int, num_undefined: int) -> Estimate:
+    """Read value (row 0) and interval (the other rows) off resampled values; undefined has no interval."""
+    if not np.isfinite(replicates[0]):
+        return Estimate(value=None, num=num, num_undefined=num_undefined, replicates=replicates)
     low, high = interval(replicates[1:], confidence)
-    value = float(replicates[0]) if np.isfinite(replicates[0]) else None
-    return Estimate(
-        value=value,
-        low=low if value is not None else None,
-        high=high if value is not None else None,
-        num=num,
-        num_undefined=undefined,
-        replicates=replicates,
-    )
+    value = float(replicates[0])
+    return Estimate(value=value, low=low, high=high, num=num, num_undefined=num_undefined, replicates=replicates)
 
 
 def estimates(
