@@ -7,8 +7,10 @@ pieces that overlap by that much.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -21,8 +23,8 @@ from vidreward.reward_model import RewardModel
 from vidreward.types import Episode, Video, check_frames
 
 Precision = Literal["auto", "fp32", "bf16"]
-PIXELS_PER_PIECE = 6_000_000
-"""Pixels given to a model at once: 120 frames at 224 px; more brings no speed and costs memory."""
+PIXELS_PER_PIECE = 2_000_000
+"""Pixels given to a model at once: 40 frames at 224 px; more brings no speed, costs memory and reads less ahead."""
 
 
 def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
@@ -67,11 +69,9 @@ def score_frames(
         ValueError: The frames are not uint8 (T, 3, H, W), frames or goal have another size, or an input is missing.
     """
     check_frames(frames, "frames")
-
-    def read(start: int, stop: int) -> ndarray:
-        return frames[start:stop]
-
-    return _score(model, read, len(frames), goal, fps, text, state, seed, precision)
+    piece = _piece_length(frames[0])
+    pieces = (frames[start : start + piece] for start in range(0, len(frames), piece))
+    return _score(model, pieces, goal, False, fps, text, state, seed, precision)
 
 
 def score_episode(
@@ -83,7 +83,10 @@ def score_episode(
     seed: int = 0,
     precision: Precision = "auto",
 ) -> Float[ndarray, "T"]:
-    """Score every frame of an episode, reading it piece by piece so that memory stays bounded.
+    """Score every frame of an episode, reading it once, piece by piece, so that memory stays bounded.
+
+    While the model looks at a piece, a thread decodes the next. A model with codes of its own (`encode`) keeps those
+    instead of frames, and takes the code of the last frame as the goal's where the episode ends in its goal.
 
     Args:
         model: Scored on the device it is on.
@@ -96,60 +99,115 @@ def score_episode(
     Returns:
         Scores (num_frames,), higher is better.
     """
-    if goal is None and model.inputs.goal in ("image", "video"):
+    needs_goal = model.inputs.goal in ("image", "video")
+    # the episode's end is read last: fetching it first would decode from the key frame before it once more
+    own_goal = needs_goal and goal is None and not episode.has_goal and _encodes(model)
+    own_goal = own_goal and camera in (None, episode.cameras[0])
+    if needs_goal and goal is None and not own_goal:
         goal = episode.goal()
-
-    def read(start: int, stop: int) -> ndarray:
-        return episode.frames(range(start, stop), camera)
-
     state = episode.column("state") if model.inputs.state else None
-    return _score(model, read, episode.num_frames, goal, episode.fps, episode.task, state, seed, precision)
+    pieces = _read_ahead(_stack_pieces(episode.iterate(camera)))
+    return _score(model, pieces, goal, own_goal, episode.fps, episode.task, state, seed, precision)
+
+
+def _piece_length(frame: UInt8[ndarray, "3 H W"]) -> int:
+    return max(16, PIXELS_PER_PIECE // (frame.shape[1] * frame.shape[2]))
+
+
+def _stack_pieces(frames: Iterator[UInt8[ndarray, "3 H W"]]) -> Iterator[UInt8[ndarray, "T 3 H W"]]:
+    """Stack single frames to the pieces that a model is given at once."""
+    for first in frames:
+        yield np.stack([first, *islice(frames, _piece_length(first) - 1)])
+
+
+def _read_ahead(pieces: Iterator[ndarray]) -> Iterator[ndarray]:
+    """Read the next piece in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, pieces, None)
+        while (piece := ahead.result()) is not None:
+            ahead = pool.submit(next, pieces, None)
+            yield piece
+
+
+def _encodes(model: RewardModel) -> bool:
+    """Whether a model has codes of its own, much smaller than frames, so that those of a whole episode can be kept."""
+    return type(model).encode is not RewardModel.encode
 
 
 def _score(
     model: RewardModel,
-    read: Callable[[int, int], ndarray],
-    num_frames: int,
-    goal: ndarray | None,
+    pieces: Iterator[UInt8[ndarray, "T 3 H W"]],
+    goal: UInt8[ndarray, "G 3 H W"] | None,
+    own_goal: bool,
     fps: float,
     text: str | None,
     state: ndarray | None,
     seed: int,
     precision: Precision,
 ) -> Float[ndarray, "T"]:
-    """Score frames 0..num_frames-1 in pieces; each piece starts with the frames its first score looks back on."""
+    """Score consecutive pieces of one episode; with `own_goal` its last frame is the goal."""
     device = device_of(model)
-    context = model.inputs.context
     was_training = model.training
     model.eval()
-    scores: list[Tensor] = []
-    start, piece = 0, num_frames
+
+    def video(frames: Tensor, start: int, goal_frames: Tensor | None) -> Video:
+        stop = start + len(frames)
+        return Video(
+            frames=frames[None],
+            index=torch.arange(start, stop, device=device)[None],
+            length=torch.tensor([len(frames)], device=device),
+            fps=torch.tensor([fps], device=device),
+            goal=goal_frames,
+            text=None if text is None else (text,),
+            state=None if state is None else torch.as_tensor(state[start:stop]).float().to(device)[None],
+        )
+
     try:
         with torch.inference_mode(), autocast(device, precision):
             goal_frames = None if goal is None else torch.from_numpy(np.ascontiguousarray(goal)).to(device)[None]
-            while start < num_frames:
-                back = 0 if context is None else min(start, context - 1)
-                if start == 0 and context is not None:
-                    height, width = read(0, 1).shape[2:]
-                    piece = max(16, PIXELS_PER_PIECE // (height * width))
-                stop = min(num_frames, start + piece)
-                chunk = torch.from_numpy(np.ascontiguousarray(read(start - back, stop))).to(device)
-                _check_sizes(model, chunk, goal_frames)
-                rows = None if state is None else torch.as_tensor(state[start - back : stop]).float().to(device)[None]
-                video = Video(
-                    frames=chunk[None],
-                    index=torch.arange(start - back, stop, device=device)[None],
-                    length=torch.tensor([stop - start + back], device=device),
-                    fps=torch.tensor([fps], device=device),
-                    goal=goal_frames,
-                    text=None if text is None else (text,),
-                    state=rows,
-                )
-                scores.append(model.score(video, seed=seed)[0, back:].float())
-                start = stop
+            chunks = (_to_device(model, piece, device, goal_frames) for piece in pieces)
+            if _encodes(model):
+                codes = torch.cat([model.encode(chunk) for chunk in chunks])[None]
+                goal_codes = codes[:, -1:] if own_goal else None
+                goal_codes = goal_codes if goal_frames is None else model.encode(goal_frames[0])[None]
+                no_pixels = torch.zeros((codes.shape[1], 3, 0, 0), dtype=torch.uint8, device=device)
+                whole = video(no_pixels, 0, no_pixels[None, -1:] if own_goal else goal_frames)
+                scores = [model.score_codes(codes, goal_codes, whole, seed=seed)[0]]
+            else:
+                scores = [
+                    model.score(video(frames, start, goal_frames), seed=seed)[0, back:]
+                    for frames, start, back in _overlapping(chunks, model.inputs.context)
+                ]
     finally:
         model.train(was_training)
-    return torch.cat(scores).cpu().numpy()
+    return torch.cat(scores).float().cpu().numpy()
+
+
+def _to_device(
+    model: RewardModel, frames: ndarray, device: torch.device, goal: Tensor | None
+) -> UInt8[Tensor, "T 3 H W"]:
+    chunk = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
+    _check_sizes(model, chunk, goal)
+    return chunk
+
+
+def _overlapping(chunks: Iterator[Tensor], context: int | None) -> Iterator[tuple[Tensor, int, int]]:
+    """Put before each chunk the frames its first score looks back on.
+
+    Returns:
+        Frames, the number of the first of them in the episode, and how many of them were scored before.
+    """
+    if context is None:
+        yield torch.cat(list(chunks)), 0, 0
+        return
+    num_done = 0
+    past: Tensor | None = None
+    for chunk in chunks:
+        frames = chunk if past is None else torch.cat([past, chunk])
+        back = len(frames) - len(chunk)
+        yield frames, num_done - back, back
+        num_done += len(chunk)
+        past = frames[len(frames) - min(len(frames), context - 1) :]
 
 
 def _check_sizes(model: RewardModel, frames: Tensor, goal: Tensor | None) -> None:

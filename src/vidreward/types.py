@@ -8,7 +8,7 @@ Frames are uint8 RGB, 0-255, channels first, oldest first. Only encoders convert
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -67,6 +67,7 @@ class FrameSource(Protocol):
     """Where an episode's pixels come from: a video file, a folder of images, a cache, memory."""
 
     def read(self, indices: Sequence[int], camera: str) -> UInt8[ndarray, "T 3 H W"]: ...
+    def iterate(self, camera: str) -> Iterator[UInt8[ndarray, "3 H W"]]: ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class ArraySource:
 
     def read(self, indices: Sequence[int], camera: str) -> UInt8[ndarray, "T 3 H W"]:
         return np.ascontiguousarray(self.arrays[camera][np.asarray(indices, dtype=np.int64)])
+
+    def iterate(self, camera: str) -> Iterator[UInt8[ndarray, "3 H W"]]:
+        yield from self.arrays[camera]
 
 
 class Episode:
@@ -178,12 +182,23 @@ class Episode:
             IndexError: A number is outside the episode.
             ValueError: The camera does not exist.
         """
-        camera = self.cameras[0] if camera is None else camera
-        if camera not in self.cameras:
-            raise ValueError(f"episode {self.id!r} has no camera {camera!r}; it has {', '.join(self.cameras)}")
+        camera = self._camera(camera)
         if len(indices) and not (0 <= min(indices) and max(indices) < self.num_frames):
             raise IndexError(f"episode {self.id!r} has frames 0..{self.num_frames - 1}; asked for {list(indices)}")
         return self.source.read(indices, camera)
+
+    def iterate(self, camera: str | None = None) -> Iterator[UInt8[ndarray, "3 H W"]]:
+        """Read every frame in order, each once, holding one at a time; a long video is decoded in one pass.
+
+        Raises:
+            ValueError: The camera does not exist.
+        """
+        return self.source.iterate(self._camera(camera))
+
+    def _camera(self, camera: str | None) -> str:
+        if camera is not None and camera not in self.cameras:
+            raise ValueError(f"episode {self.id!r} has no camera {camera!r}; it has {', '.join(self.cameras)}")
+        return self.cameras[0] if camera is None else camera
 
     def all_frames(self, camera: str | None = None) -> UInt8[ndarray, "T 3 H W"]:
         """Read every frame in one sequential pass."""

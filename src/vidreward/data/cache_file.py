@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -148,6 +148,9 @@ class CachedSource:
 
     def read(self, indices: Sequence[int], camera: str) -> UInt8[ndarray, "T 3 H W"]:
         return np.ascontiguousarray(self.array(f"camera/{camera}")[np.asarray(indices, np.int64)])
+
+    def iterate(self, camera: str) -> Iterator[UInt8[ndarray, "3 H W"]]:
+        yield from self.array(f"camera/{camera}")
 
     def read_goal(self) -> UInt8[ndarray, "1 3 H W"]:
         """Read the goal picture."""

@@ -162,6 +162,9 @@ class DiskSource:
     def read(self, indices: Sequence[int], camera: str) -> UInt8[ndarray, "T 3 H W"]:
         return self.footage[camera].read(indices)
 
+    def iterate(self, camera: str) -> Iterator[UInt8[ndarray, "3 H W"]]:
+        return self.footage[camera].iterate()
+
     def read_goal(self) -> UInt8[ndarray, "1 3 H W"]:
         """Read the goal picture, sized like the frames."""
         assert self.goal_path is not None

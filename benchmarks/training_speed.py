@@ -1,0 +1,72 @@
+"""Train: a step of the library against the same step with a plain float32 network."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from measure import Ratio, compare
+from networks import PlainNetwork
+from videos import make_frames
+from vidreward.data.sampler import SampledFrames
+from vidreward.optimizers import make_optimizer
+from vidreward.reward_model import LearnedRewardModel
+from vidreward.rewards import hold_c, hold_r
+from vidreward.scoring import has_fast_bf16
+from vidreward.train import FitConfig, TrainConfig, train_step
+from vidreward.types import DataSpec, Episode
+
+RECIPES = {"hold_c": hold_c.recipe, "hold_r": hold_r.recipe}
+
+
+def training_step(
+    device: torch.device,
+    *,
+    method: str,
+    size: int = 64,
+    batch_size: int | None = None,
+    num_episodes: int = 8,
+    num_frames: int = 60,
+    num_steps: int = 1,
+    num_repetitions: int = 5,
+) -> Ratio:
+    """Measure whole steps of a method's default recipe: augmentation, forward, backward, optimizer.
+
+    The plain side has the same model, batch and optimizer; only its network is torchvision's, float32 and contiguous.
+    """
+    recipe: TrainConfig = RECIPES[method]()
+    fit = replace(recipe.fit, batch_size=batch_size or recipe.fit.batch_size)
+    torch.manual_seed(0)
+    model = recipe.reward.build(DataSpec(height=size, width=size, fps=30.0)).to(device)
+    plain = copy.deepcopy(model)
+    plain.network = PlainNetwork(plain.network).to(device)
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode.from_frames(np.stack(list(make_frames(num_frames, size, size, rng))), id=str(number), fps=30)
+        for number in range(num_episodes)
+    ]
+    batch = SampledFrames(episodes, model, fit.batch_size, seed=0).batch(0)
+    num_images = sum(int(video.length.sum()) for video in batch.videos.values())
+    # an image of HOLD-R's network is a stacked pair
+    num_images = fit.batch_size if method == "hold_r" else num_images
+
+    def steps(trained: LearnedRewardModel, config: FitConfig) -> int:
+        for step in range(num_steps):
+            train_step(trained, optimizers[id(trained)], batch, config, step)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return num_steps * num_images
+
+    model.to(memory_format=torch.channels_last)
+    optimizers = {id(m): make_optimizer(m.parameters(), fit.optimizer, lr=fit.lr) for m in (model, plain)}
+    return compare(
+        f"training step of {method} at {size} px, batch {fit.batch_size}, against float32 contiguous",
+        ("float32", lambda: steps(plain, replace(fit, precision="fp32"))),
+        ("library", lambda: steps(model, replace(fit, precision="auto"))),
+        unit="images",
+        target=1.6 if has_fast_bf16(device.type) else None,
+        num_repetitions=num_repetitions,
+    )
