@@ -134,6 +134,7 @@ def test_what_json_cannot_hold_is_refused() -> None:
         ({"lr": 0.0}, "fit.lr must be more than 0"),
         ({"lr": float("nan")}, "fit.lr must be more than 0"),
         ({"seed": -1}, "fit.seed"),
+        ({"weight_decay": 0.1}, "no effect with adam; use --fit.optimizer adamw"),
         ({"grad_clip": 0.0}, "fit.grad_clip must be more than 0"),
     ],
 )

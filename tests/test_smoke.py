@@ -219,8 +219,8 @@ def test_interrupt_and_resume_of_the_installed_command(tmp_path: Path) -> None:
         if "/150 (" in line:
             process.send_signal(signal.SIGINT)
             break
-    said = process.stderr.read()
-    assert process.wait(timeout=120) == 130, said
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
     done = command(*words, "--out", tmp_path / "cut", cache=tmp_path / "cache")

@@ -111,6 +111,10 @@ class FitConfig:
                 f"fit.warmup_steps ({self.warmup_steps}), fit.weight_decay ({self.weight_decay}) and fit.seed "
                 f"({self.seed}) must be at least 0"
             )
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(
+                f"fit.weight_decay {self.weight_decay:g} has no effect with {self.optimizer}; use --fit.optimizer adamw"
+            )
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"fit.grad_clip must be more than 0, or None for no limit; got {self.grad_clip}")
 
@@ -289,8 +293,6 @@ def ignored_settings(config: TrainConfig) -> list[str]:
     """Say which settings have no effect beside the others, and how to give them one."""
     fit = config.fit
     said = []
-    if fit.weight_decay and fit.optimizer != "adamw":
-        said.append(f"fit.weight_decay {fit.weight_decay:g} is ignored by {fit.optimizer}; use --fit.optimizer adamw")
     if fit.warmup_steps >= fit.steps:
         said.append(
             f"fit.lr is never reached: the warm-up takes {fit.warmup_steps} of {fit.steps} steps; "
