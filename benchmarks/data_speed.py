@@ -30,11 +30,9 @@ def sampling(
     num_repetitions: int = 3,
 ) -> Ratio:
     """Draw HOLD-R's batches (pairs of frames) from the cache against decoding those frames by number."""
-    videos = folder / f"sampling_{gop}"
+    videos = folder / f"key_every_{gop}"
     for number in range(num_videos):
-        make_video(
-            videos / f"{number}.mp4", num_frames=num_frames, height=source[0], width=source[1], gop=gop, seed=number
-        )
+        make_video(videos, num_frames=num_frames, height=source[0], width=source[1], gop=gop, seed=number)
     on_disk = open_episodes(videos, size=size)
     cached = build_cache(on_disk, folder / "cache")
     model = HoldR(HoldRConfig(), mean_fps=30)
@@ -64,9 +62,7 @@ def one_pass(
     num_repetitions: int = 3,
 ) -> Ratio:
     """Decode a file in one pass against asking for one frame after another in random order."""
-    path = make_video(
-        folder / f"pass_{gop}_{num_frames}.mp4", num_frames=num_frames, height=source[0], width=source[1], gop=gop
-    )
+    path = make_video(folder, num_frames=num_frames, height=source[0], width=source[1], gop=gop)
     spec, video = FrameSpec(size=(size, size)), probe(path)
     wanted = np.random.default_rng(0).integers(0, num_frames, num_reads).tolist()
     return compare(
@@ -89,7 +85,7 @@ def resizing(
     num_repetitions: int = 3,
 ) -> Ratio:
     """Resize while decoding against decoding at full size and resizing after (`by`: "PIL" or "torch")."""
-    path = make_video(folder / f"resize_{num_frames}.mp4", num_frames=num_frames, height=source[0], width=source[1])
+    path = make_video(folder, num_frames=num_frames, height=source[0], width=source[1])
     video = probe(path)
 
     def after() -> int:

@@ -63,9 +63,7 @@ def against_loop(
     num_repetitions: int = 3,
 ) -> Ratio:
     """Score a whole video, file to numbers, against the loop on its first `num_plain` frames (`source`: its size)."""
-    path = make_video(
-        folder / f"loop_{source[0]}_{num_frames}.mp4", num_frames=num_frames, height=source[0], width=source[1]
-    )
+    path = make_video(folder, num_frames=num_frames, height=source[0], width=source[1])
     model = build_model(device)
     plain = PlainNetwork(model.network).to(device).eval()
 
@@ -95,9 +93,7 @@ def against_parts(
 
     On shared cores that is 1 / (1/decode + 1/network); on a GPU the slower of the two.
     """
-    path = make_video(
-        folder / f"parts_{source[0]}_{num_frames}.mp4", num_frames=num_frames, height=source[0], width=source[1]
-    )
+    path = make_video(folder, num_frames=num_frames, height=source[0], width=source[1])
     model = build_model(device)
     episode = open_episodes(path, size=size)[0]
     frames = episode.all_frames()

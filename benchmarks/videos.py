@@ -37,7 +37,10 @@ def make_frames(
         yield np.minimum(frame, 249) + noise[number % 8]
 
 
-def make_video(path: Path, *, num_frames: int, height: int, width: int, gop: int = LONG_GOP, seed: int = 0) -> Path:
-    """Write an H.264 file of such frames at 30 fps."""
+def make_video(folder: Path, *, num_frames: int, height: int, width: int, gop: int = LONG_GOP, seed: int = 0) -> Path:
+    """Write an H.264 file of such frames at 30 fps, or find it in the folder from an earlier measurement."""
+    path = folder / f"{width}x{height}_{num_frames}_frames_key_every_{gop}_seed_{seed}.mp4"
+    if path.exists():
+        return path
     frames = make_frames(num_frames, height, width, np.random.default_rng(seed))
     return write_video(path, frames, 30, gop=gop)

@@ -23,8 +23,8 @@ from vidreward.reward_model import RewardModel
 from vidreward.types import Episode, Video, check_frames
 
 Precision = Literal["auto", "fp32", "bf16"]
-PIXELS_PER_PIECE = 2_000_000
-"""Pixels given to a model at once: 40 frames at 224 px; more brings no speed, costs memory and reads less ahead."""
+PIXELS_PER_PIECE = 800_000
+"""Pixels given to a model at once: 15 frames at 224 px; larger activations leave the cache (a fifth slower)."""
 
 
 def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[object]:
