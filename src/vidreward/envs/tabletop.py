@@ -7,7 +7,7 @@ down, grasp what is narrow enough under them, and push anything else. In `sweep`
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -77,7 +77,7 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
         ((3, 64, 64), (1, 3, 64, 64), False)
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -100,13 +100,14 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
         self.task, self.embodiment, self.camera, self.size = task, embodiment, camera, size
         self.randomize, self.max_steps, self.render_mode = randomize, max_steps, render_mode
         self.action_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
-        self.observation_space: spaces.Dict = spaces.Dict(
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
             {
                 "pixels": spaces.Box(0, 255, (3, size, size), np.uint8),
                 "state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
             }
         )
         self.layout: Layout = {}
+        self.velocity: Float[ndarray, "2"] = np.zeros(2)
         self._painters: dict[str, Painter] = {}
 
     # -- gymnasium ------------------------------------------------------------------------------------------------
@@ -215,8 +216,7 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
             self._space.add(wall)
         sign = -1.0 if self.embodiment == "hand" else 1.0
         self.tip = np.array([layout["start"][0], sign * layout["start"][1]])
-        self.velocity: Float[ndarray, "2"] = np.zeros(2)
-        self.grip = -1.0
+        self.velocity, self.grip = np.zeros(2), -1.0
         self.held: int | None = None
         """Index of the object in the grip; -1 is the drawer's handle."""
         self._lift, self._hold_offset = 0.0, np.zeros(2)

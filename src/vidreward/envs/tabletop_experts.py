@@ -294,7 +294,7 @@ class Expert:
         return np.array([*np.clip(noisy / MAX_STEP, -1, 1), grip], dtype=np.float32)
 
     def _distractor(self) -> Point:
-        """Return where the distractor nearest to the table's middle lies."""
+        """Return where the distractor that is farthest from the tip lies: the way there takes time, as the task does."""
         places = [
             self.env.position(index)
             for index, item in enumerate(self.layout["objects"])
@@ -302,7 +302,7 @@ class Expert:
         ]
         if not places:
             raise ValueError("the layout has no distractor; sample it with min_distractors=1 for 'wrong_object'")
-        return min(places, key=lambda place: float(np.linalg.norm(place)))
+        return max(places, key=lambda place: float(np.linalg.norm(place - self.env.tip)))
 
     def _beside(self, place: Point, low: float, high: float) -> Point:
         """Draw an offset across the way of the work that stays on the table."""
