@@ -123,6 +123,8 @@ def test_a_run_keeps_its_newest_checkpoints(tmp_path: Path) -> None:
     assert [p.name for p in sorted(newest.parent.iterdir())] == ["step-00000002", "step-00000030"]
     assert find_checkpoint(tmp_path / "run") == newest
     assert find_checkpoint(newest) == newest
+    run.save(3, make_model(), DESCRIPTION, provenance={})  # `last` was lost, say, and the run began again
+    assert find_checkpoint(tmp_path / "run").name == "step-00000003"
 
 
 # --- nothing in a checkpoint runs ------------------------------------------------------------------------------------
@@ -230,6 +232,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
             load(path)
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_refused_offline(tmp_path: Path) -> None:
     code = "import vidreward\ntry: vidreward.load('owner/name')\nexcept ValueError as error: print(error)"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -196,6 +196,7 @@ print((run(40_000) - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_video_is_bounded() -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", LONG], env=env, capture_output=True, text=True, check=False)

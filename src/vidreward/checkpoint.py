@@ -271,8 +271,8 @@ class RunFolder:
         save_checkpoint(folder, model, description, **kwargs)  # type: ignore[arg-type]
         write_text_atomic(self.path / "last", folder.name + "\n")
         remove_stale(folder.parent)
-        saved = sorted(p for p in folder.parent.iterdir() if p.is_dir() and not is_temporary(p))
-        for old in saved[: -self.keep]:
+        others = sorted(p for p in folder.parent.iterdir() if p.is_dir() and p != folder and not is_temporary(p))
+        for old in others[: max(0, len(others) + 1 - self.keep)]:
             shutil.rmtree(old)
         return folder
 

@@ -236,7 +236,7 @@ def _run_train(words: list[str]) -> int:
         TrainConfig,
         default=replace(default, out=Path("runs") / Path(name).stem),
         prog=f"vidreward train {name}",
-        description=module.__doc__,
+        description=f"{module.__doc__}\n{_DEFAULTS_HELP}",
         args=rest,
     )
 
@@ -257,6 +257,10 @@ def _run_train(words: list[str]) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+_DEFAULTS_HELP = """Where the defaults below come from: --preset NAME (default, debug, ...: the file's recipes), or
+--config RUN/config.json (what another run was trained with)."""
 
 
 def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
