@@ -246,6 +246,6 @@ def _read_rows(out: Path, jobs: list[tuple[str, int]]) -> Iterator[tuple[dict[st
     for task, number in jobs:
         stored = json.loads(_row_file(out, task, number).read_text())
         row, frames = stored["row"], stored["frames"]
-        num_frames = len(frames["progress"])
+        num_frames = len(frames["state"])
         episode = {"episode": [row["file_name"]] * num_frames, "frame": list(range(num_frames))}
         yield row, pa.table({**episode, **frames})

@@ -307,9 +307,8 @@ def _texture(table: dict[str, Any], ground: Float[ndarray, "H W 2"]) -> UInt8[nd
     cosine, sine = np.cos(table["angle"]), np.sin(table["angle"])
     u, v = (cosine * x + sine * y) / table["scale"], (cosine * y - sine * x) / table["scale"]
     cells = np.random.default_rng(table["seed"]).random((24, 24)).astype(np.float32)
-    smooth = cv2.remap(
-        cells, *(((c * 1.7) % 23).astype(np.float32) for c in (u, v)), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-    )
+    columns, rows = (((c * 1.7) % 23).astype(np.float32) for c in (u, v))
+    smooth = cv2.remap(cells, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     amount = {
         "plain": lambda: np.zeros_like(u),
         "wood": lambda: 0.5 + 0.5 * np.sin(9 * v + 5 * smooth + 0.5 * np.sin(u)),

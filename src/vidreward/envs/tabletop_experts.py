@@ -294,7 +294,7 @@ class Expert:
         return np.array([*np.clip(noisy / MAX_STEP, -1, 1), grip], dtype=np.float32)
 
     def _distractor(self) -> Point:
-        """Return where the distractor that is farthest from the tip lies: the way there takes time, as the task does."""
+        """Return where the distractor farthest from the tip lies: going there takes time, as the task does."""
         places = [
             self.env.position(index)
             for index, item in enumerate(self.layout["objects"])
