@@ -51,7 +51,6 @@ def measurements(folder: Path, device: torch.device) -> dict[Group, list[Callabl
         "scoring": [
             lambda: against_loop(folder, device, size=224),
             lambda: against_loop(folder, device, size=64),
-            lambda: against_loop(folder, device, size=224, source=WEB_SIZE),
             lambda: against_loop(folder, device, size=64, source=WEB_SIZE),
         ],
         "parts": [lambda: against_parts(folder, device, size=224), lambda: against_parts(folder, device, size=64)],

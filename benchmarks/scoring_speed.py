@@ -59,7 +59,7 @@ def against_loop(
     size: int,
     source: tuple[int, int] = (480, 640),
     num_frames: int = 300,
-    num_plain: int = 30,
+    num_plain: int = 20,
     num_repetitions: int = 3,
 ) -> Ratio:
     """Score a whole video, file to numbers, against the loop on its first `num_plain` frames (`source`: its size)."""

@@ -21,7 +21,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def test_plain_loop_gives_the_same_scores(tmp_path: Path) -> None:
+def test_plain_loop_gives_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from networks import PlainNetwork
     from scoring_speed import build_model, score_one_by_one
     from videos import make_video
@@ -30,10 +30,16 @@ def test_plain_loop_gives_the_same_scores(tmp_path: Path) -> None:
     model = build_model(CPU)
     for block in model.network.blocks():
         torch.nn.init.ones_(block.bn2.weight)  # random weights start as a network without its blocks
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
     episode = open_episodes(path, size=32)[0]
     frames = torch.from_numpy(episode.all_frames())
     plain = PlainNetwork(model.network).eval()
     with torch.inference_mode():
+        torch.testing.assert_close(plain(frames), model.network(frames), rtol=1e-3, atol=1e-3)
+        monkeypatch.setattr("vidreward.nets.resnet.FOLD_FROM", 0)
         torch.testing.assert_close(plain(frames), model.network(frames), rtol=1e-3, atol=1e-3)
     scores = score_episode(model, episode, precision="fp32")
     by_hand = score_one_by_one(path, plain, 32, 12)

@@ -15,6 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FOLD_FROM = 300_000
+"""Pixels of a batch from which scoring folds normalisation into the convolutions; it costs a pass over the weights."""
+
 Depth = Literal[14, 18, 34, 50]
 _STAGES: dict[int, tuple[int, int, int, int]] = {14: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _BOTTLENECK = {14, 50}
@@ -49,6 +52,17 @@ class ClipBatchNorm2d(nn.BatchNorm2d):
         return out[0] if num_clips == 1 else torch.cat(out)
 
 
+def convolve(conv: nn.Module, norm: nn.Module, x: Tensor, num_clips: int, fold: bool) -> Float[Tensor, "M C H W"]:
+    """Convolve and normalise; `fold` does both at once, which needs the running statistics (evaluation mode)."""
+    if not fold:
+        return norm(conv(x), num_clips)
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, ClipBatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * scale
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+
+
 class Block(nn.Module):
     """Residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1 that widens four times."""
 
@@ -68,12 +82,12 @@ class Block(nn.Module):
             conv = nn.Conv2d(num_inputs, num_outputs, 1, stride, bias=False)
             self.downsample = nn.ModuleList([conv, ClipBatchNorm2d(num_outputs)])
 
-    def forward(self, x: Tensor, num_clips: int) -> Tensor:
+    def forward(self, x: Tensor, num_clips: int, fold: bool) -> Tensor:
         residual = x
         if self.downsample is not None:
-            residual = self.downsample[1](self.downsample[0](x), num_clips)
+            residual = convolve(self.downsample[0], self.downsample[1], x, num_clips, fold)
         for i in range(1, self.num_convs + 1):
-            x = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x), num_clips)
+            x = convolve(getattr(self, f"conv{i}"), getattr(self, f"bn{i}"), x, num_clips, fold)
             if i < self.num_convs:
                 x = F.relu(x, inplace=True)
         return F.relu(x + residual, inplace=True)
@@ -123,10 +137,12 @@ class ResNet(nn.Module):
         """
         dtype = self.conv1.weight.dtype
         x = images.contiguous(memory_format=torch.channels_last).to(dtype) * (2 / 255) - 1
-        x = F.relu(self.bn1(self.conv1(x), num_clips), inplace=True)
+        num_pixels = images.shape[0] * images.shape[2] * images.shape[3]
+        fold = not self.training and not torch.is_grad_enabled() and num_pixels >= FOLD_FROM
+        x = F.relu(convolve(self.conv1, self.bn1, x, num_clips, fold), inplace=True)
         x = F.max_pool2d(x, 3, 2, 1)
         for block in self.blocks():
-            x = block(x, num_clips)
+            x = block(x, num_clips, fold)
         return self.fc(x.mean((2, 3))).float()
 
 
