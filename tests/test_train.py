@@ -201,8 +201,11 @@ def test_one_draw_is_shared_by_all_frames_and_names() -> None:
 
 def test_augmentation_known_answers() -> None:
     frames = torch.randint(0, 256, (1, 2, 3, 8, 8), dtype=torch.uint8)
-    half = torch.full((1, 10), 0.5)
+    half = torch.full((1, 11), 0.5)
     assert torch.equal(augment_frames(frames, Augment(zoom=(0.5, 1.5), brightness=0.5, contrast=0.5), half), frames)
+    turned = half.clone()
+    turned[:, 10] = 1.0
+    assert torch.equal(augment_frames(frames, Augment(rotate=90), turned), frames.rot90(1, (-2, -1)))
     mirrored = augment_frames(frames, Augment(flip=1.0), half)
     assert torch.equal(mirrored, frames.flip(-1))
     bright = half.clone()
@@ -217,7 +220,7 @@ def test_augmentation_known_answers() -> None:
 def test_zoom_stays_inside_the_picture() -> None:
     """Twice magnified, a corner draw shows the corner's quarter."""
     ramp = torch.arange(16.0).view(1, 1, 1, 1, 16).expand(1, 1, 3, 16, 16).byte() * 10
-    draws = torch.full((1, 10), 1.0)
+    draws = torch.full((1, 11), 1.0)
     zoomed = augment_frames(ramp, Augment(zoom=(1.0, 2.0)), draws)
     assert zoomed[..., 0].float().mean() == pytest.approx(80, abs=5)
     assert zoomed[..., -1].float().mean() == pytest.approx(150, abs=5)

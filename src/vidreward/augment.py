@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from vidreward.types import Video
 
+NUM_DRAWS = 11
+"""Uniform draws a row takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
@@ -25,6 +28,8 @@ class Augment:
     """Magnification, drawn apart for height and width; a value below 1 repeats the border."""
     shift: float = 0.0
     """Largest shift, as a fraction of the side, in each direction."""
+    rotate: float = 0.0
+    """Largest rotation, in degrees. A camera that looks straight down has no up: 180 is right there."""
     flip: float = 0.0
     """Probability of a mirror image. Wrong where left and right matter; HOLD as coded has 0.5."""
     brightness: float = 0.0
@@ -41,7 +46,7 @@ class Augment:
     @property
     def moves(self) -> bool:
         """Whether pixels change place."""
-        return self.zoom != (1.0, 1.0) or self.shift > 0 or self.flip > 0
+        return self.zoom != (1.0, 1.0) or max(self.shift, self.rotate, self.flip) > 0
 
     @property
     def colours(self) -> bool:
@@ -60,18 +65,18 @@ def augment_batch(batch: Mapping[str, Video], config: Augment, generator: torch.
     if not (config.moves or config.colours):
         return dict(batch)
     num_rows = next(iter(batch.values())).frames.shape[0]
-    draws = torch.rand(num_rows, 10, generator=generator)
+    draws = torch.rand(num_rows, NUM_DRAWS, generator=generator)
     return {name: _augment_video(video, config, draws.to(video.frames.device)) for name, video in batch.items()}
 
 
-def _augment_video(video: Video, config: Augment, draws: Float[Tensor, "B 10"]) -> Video:
+def _augment_video(video: Video, config: Augment, draws: Float[Tensor, "B 11"]) -> Video:
     frames = augment_frames(video.frames, config, draws)
     goal = None if video.goal is None else augment_frames(video.goal, config, draws)
     return replace(video, frames=frames, goal=goal)
 
 
 def augment_frames(
-    frames: UInt8[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 10"]
+    frames: UInt8[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 11"]
 ) -> UInt8[Tensor, "B T 3 H W"]:
     """Apply draws from U(0, 1) to frames; the same row of draws always does the same."""
     if frames.shape[1] == 0:
@@ -84,7 +89,7 @@ def augment_frames(
     return x.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _move(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 10"]) -> Tensor:
+def _move(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 11"]) -> Tensor:
     num_rows, num_frames, _, height, width = x.shape
     low, high = config.zoom
     zoom = low + (high - low) * draws[:, 0:2]
@@ -92,9 +97,15 @@ def _move(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "
     room = (1 - 1 / zoom).clamp(min=0) + 2 * config.shift
     offset = room * (2 * draws[:, 2:4] - 1)
     mirror = torch.where(draws[:, 4] < config.flip, -1.0, 1.0)
+    angle = torch.deg2rad(config.rotate * (2 * draws[:, 10] - 1))
+    cos, sin = angle.cos(), angle.sin()
+    # grid coordinates are halves of each side: a rotation of a picture that is not square must undo that
+    aspect = width / height
     theta = torch.zeros(num_rows, 2, 3, device=x.device)
-    theta[:, 0, 0] = mirror / zoom[:, 0]
-    theta[:, 1, 1] = 1 / zoom[:, 1]
+    theta[:, 0, 0] = mirror * cos / zoom[:, 0]
+    theta[:, 0, 1] = -mirror * sin / zoom[:, 0] / aspect
+    theta[:, 1, 0] = sin / zoom[:, 1] * aspect
+    theta[:, 1, 1] = cos / zoom[:, 1]
     theta[:, :, 2] = offset
     flat = x.reshape(num_rows, num_frames * 3, height, width)
     grid = F.affine_grid(theta, [num_rows, 1, height, width], align_corners=False)
@@ -102,7 +113,7 @@ def _move(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "
     return moved.view_as(x)
 
 
-def _recolour(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 10"]) -> Tensor:
+def _recolour(x: Float[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 11"]) -> Tensor:
     """Turn, saturate and scale colours by one affine map of RGB per row: a 3x3 matrix and an offset."""
     num_rows = x.shape[0]
     luma = torch.tensor([0.299, 0.587, 0.114], device=x.device)
