@@ -67,7 +67,7 @@ def run(
     if target.exists():
         print(f"{target} is there already")
         return
-    recipe = load_module(method).recipe()
+    recipe = load_module(method).recipe("topdown")
     config = replace(
         recipe,
         reward=replace(recipe.reward, variant=variant),  # type: ignore[call-arg]

@@ -67,7 +67,7 @@ def test_clip_ids_equal_the_original() -> None:
 
 
 def test_triplet_loss_known_answers() -> None:
-    """Values of specs/hold.md 3.2."""
+    """Values of docs/methods/hold_r.md."""
     one = torch.zeros(12, dtype=torch.long)
     line = 0.1 * torch.arange(12.0)[:, None]
     assert triplets(line, torch.arange(12), one) == (0.0, 42)
@@ -118,7 +118,7 @@ def test_hold_c_windows() -> None:
 
 
 def test_hold_c_score_is_the_plain_distance() -> None:
-    """Squared in the loss, not squared in the score (specs/hold.md 2.4)."""
+    """Squared in the loss, not squared in the score (docs/methods/hold_r.md)."""
     model = HoldC(HoldCConfig(depth=14, num_filters=4)).eval()
     codes, goal = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]), torch.zeros(1, 1, 2)
     video = Video.from_frames(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), goal=torch.zeros(1, 1, 3, 8, 8).byte())
@@ -152,7 +152,7 @@ def test_time_loss_equals_the_original(mode: str, mask_name: str) -> None:
 
 
 def test_time_loss_known_answer() -> None:
-    """Values of specs/hold.md 3.1."""
+    """Values of docs/methods/hold_r.md."""
     loss, error = time_loss(
         torch.tensor([10.0, 20.0]),
         torch.tensor([11.0, 15.0]),
@@ -172,7 +172,7 @@ def test_fixed_time_loss_known_answer() -> None:
 
 
 def test_pairs_are_uniform_over_ordered_pairs() -> None:
-    """specs/hold.md 1.2: start s with probability (L-1-s) / (L(L-1)/2), then the goal uniform after it."""
+    """docs/methods/hold_r.md: start s with probability (L-1-s) / (L(L-1)/2), then the goal uniform after it."""
     rng = np.random.default_rng(0)
     counts: dict[tuple[int, int], int] = {}
     for _ in range(12_000):
@@ -195,7 +195,7 @@ def test_history_repeats_the_first_frame() -> None:
 
 
 def test_hold_r_reads_the_goal_last() -> None:
-    """Channel order: oldest frame first, goal last (specs/hold.md 2.1)."""
+    """Channel order: oldest frame first, goal last (docs/methods/hold_r.md)."""
     model = HoldR(HoldRConfig(depth=14, num_filters=4, num_history=3), mean_fps=10).eval()
     frames = torch.randint(0, 256, (1, 3, 3, 16, 16), dtype=torch.uint8)
     goal = torch.randint(0, 256, (1, 1, 3, 16, 16), dtype=torch.uint8)
@@ -243,7 +243,7 @@ def test_optimisers_equal_the_original(original: str, name: str, rtol: float) ->
 
 
 def test_parameter_counts() -> None:
-    """specs/hold.md 2.1."""
+    """docs/methods/hold_r.md."""
 
     def count(num_images: int, num_outputs: int) -> tuple[int, int]:
         network = ResNet(50, num_images=num_images, num_outputs=num_outputs)

@@ -274,5 +274,5 @@ def test_training_killed_at_ten_random_moments_gives_identical_weights(tmp_path:
 
 def test_recipes_exist() -> None:
     assert recipe().fit.steps > recipe("debug").fit.steps
-    with pytest.raises(ValueError, match="default, paper, debug"):
+    with pytest.raises(ValueError, match="default, topdown, paper, debug"):
         recipe("fast")

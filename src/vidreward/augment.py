@@ -1,7 +1,7 @@
 """Augment clips on the training device: one draw per row, shared by all its frames, the goal included.
 
 A reward compares frames of one episode, so that a change of one frame alone would be a change of the label. HOLD
-draws once for the state frames and the goal (specs/hold.md 1.4); `fit` does the same for every model.
+draws once for the state frames and the goal (docs/methods/hold_r.md); `fit` does the same for every model.
 """
 
 from __future__ import annotations
@@ -52,6 +52,16 @@ class Augment:
     def colours(self) -> bool:
         """Whether pixels change value."""
         return max(self.brightness, self.contrast, self.saturation, self.hue, self.grey) > 0
+
+
+JITTER = Augment(zoom=(1.0, 1.25), brightness=0.3, contrast=0.3, saturation=0.5, hue=0.5)
+"""For a camera that sees the scene from one side, always the same way up."""
+TOP_DOWN = Augment(
+    zoom=(0.9, 1.3), shift=0.05, rotate=180, brightness=0.4, contrast=0.4, saturation=0.7, hue=0.5, grey=0.1
+)
+"""For a camera that looks straight down, where every turn of the picture is as good."""
+HOLD = Augment(zoom=(1.01, 1.48), flip=0.5)
+"""HOLD's geometry as coded: 288 px scaled by 0.9 to 1.33, a crop of 256, mirrored half of the time."""
 
 
 def augment_batch(batch: Mapping[str, Video], config: Augment, generator: torch.Generator) -> dict[str, Video]:

@@ -48,7 +48,7 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
     record_episodes(out / "gripper", gripper)
 
     console.rule(f"3. {METHOD} learns from the hand's videos")
-    config = recipe()
+    config = recipe("topdown")
     data = replace(config.data, path=str(out / "hand"), cache_dir=out / "cache")
     fit = replace(config.fit, steps=STEPS, seed=seed, val_every=STEPS // 2)
     model = train(replace(config, data=data, fit=fit, out=out / "run"), reward=METHOD)

@@ -14,7 +14,7 @@ OptimizerName = Literal["adam", "adamw", "momentum_bf16"]
 
 
 def learning_rate(step: int, *, base_lr: float, total_steps: int, warmup_steps: int = 0) -> float:
-    """Warm up linearly from 0, then follow half a cosine to 0 (specs/hold.md 3.3).
+    """Warm up linearly from 0, then follow half a cosine to 0 (docs/methods/hold_r.md).
 
     Args:
         step: Updates already done.
@@ -32,7 +32,7 @@ def learning_rate(step: int, *, base_lr: float, total_steps: int, warmup_steps: 
 
 
 class MomentumBf16(Optimizer):
-    """Heavy-ball SGD whose momentum buffer is kept in bfloat16: HOLD-R's `momentum_hp` (specs/hold.md 3.3).
+    """Heavy-ball SGD whose momentum buffer is kept in bfloat16: HOLD-R's `momentum_hp` (docs/methods/hold_r.md).
 
     m = momentum * m + gradient; parameter -= lr * m; m is rounded after it was used.
     """

@@ -1,6 +1,6 @@
 """ResNet as HOLD trains it: several images stacked on the channel axis, statistics per clip, a linear head.
 
-Source: hold-rewards `scenic/projects/baselines/resnet.py` (Apache-2.0), re-implemented from specs/hold.md 2.1. The
+Source: hold-rewards `scenic/projects/baselines/resnet.py` (Apache-2.0), see docs/methods/hold_c.md. The
 trunk is torchvision's v1.5 ResNet (stride on the 3x3 convolution) and keeps its parameter names, so that common
 weights load; the initialisation is flax's.
 """
@@ -26,9 +26,9 @@ _BOTTLENECK = {14, 50}
 class ClipBatchNorm2d(nn.BatchNorm2d):
     """Normalise each clip of the batch by its own statistics.
 
-    HOLD-C puts one video on each device, so that no statistic crosses videos (specs/hold.md 3.2). Here a batch holds
-    `num_clips` clips of equal length, one after the other. The running statistics are flax's: the mean over clips
-    of the batch mean and of the *biased* batch variance, momentum 0.9 in flax's sense (0.1 in torch's).
+    HOLD-C puts one video on each device, so that no statistic crosses videos (docs/methods/hold_c.md). Here a batch
+    holds `num_clips` clips of equal length, one after the other. The running statistics are flax's: the mean over
+    clips of the batch mean and of the *biased* batch variance, momentum 0.9 in flax's sense (0.1 in torch's).
     """
 
     def forward(self, x: Float[Tensor, "M C H W"], num_clips: int = 1) -> Float[Tensor, "M C H W"]:

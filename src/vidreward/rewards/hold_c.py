@@ -1,10 +1,10 @@
 r"""HOLD-C: distance to the goal in an embedding learned by time-contrastive triplets.
 
 Paper: Alakuijala et al., "Learning Reward Functions for Robotic Manipulation by Observing Humans", ICRA 2023,
-arXiv 2211.09019, section III-C. Original: github.com/minttusofia/hold-rewards, Apache-2.0; re-implemented from
-specs/hold.md 1.3, 2.1, 3.2.
+arXiv 2211.09019, section III-C. Original: github.com/minttusofia/hold-rewards, Apache-2.0; written anew from the facts
+in docs/methods/hold_c.md.
 
-For one clip with embeddings $e_i$, a positive $p$ at most `positive_seconds` from the anchor $a$, and the nearest
+For one clip with embeddings $e_i$, a positive $p$ at most `positive_radius` from the anchor $a$, and the nearest
 negative $n$ that is still farther than $p$ (semi-hard; the farthest negative where there is none):
 
     loss = sum over positive pairs (a, p) of max(0, margin + |e_a - e_p|^2 - |e_a - e_n|^2)
@@ -12,17 +12,17 @@ negative $n$ that is still farther than $p$ (semi-hard; the farthest negative wh
 
 Variants. `as_coded` is the released code: windows of 32 consecutive frames (shorter videos are tiled, the copies
 count as negatives), radii of 2 and 4 frames, statistics of each clip apart, the sum over pairs, mirror images.
-`fixed` keeps the hinge and the mining and removes what specs/hold.md 9 calls traps: no other copy of a tiled clip
-is a negative, pairs are averaged, images are not mirrored, and statistics are those of the whole batch, which scoring
-uses too. And it has several time scales: as coded, only frames up to 5 apart are ever compared, so that frames far
-apart stay unordered (the paper reports 0.62 Spearman). Here clips span a random part of the video, up to all of it,
-and the loss is the mean over radii of 2, 4 and 8 frames (negatives beyond 4, 8 and 16).
+`fixed` keeps the hinge and the mining and removes the traps: no other copy of a tiled clip is a negative, pairs are
+averaged, images are not mirrored, and statistics are those of the whole batch, as in scoring. And it has several time
+scales: as coded, only frames up to 5 apart are ever compared, so that frames far apart stay unordered (the paper
+reports 0.62 Spearman). Here clips span a random part of the video, up to all of it, and the loss is the mean over
+radii of 2, 4 and 8 frames (negatives beyond 4, 8 and 16).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from vidreward.augment import Augment
+from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
 from vidreward.nets.resnet import Depth, ResNet
 from vidreward.reward_model import LearnedRewardModel, RewardConfig, require
 from vidreward.scoring import mean_initial_distance
@@ -81,7 +81,7 @@ class HoldC(LearnedRewardModel):
         self.normalizer: Tensor
 
     def sample(self, episode: EpisodeInfo, rng: np.random.Generator) -> dict[str, Pick]:
-        """Draw a window; a shorter video is tiled, frame i mod its length (specs/hold.md 1.3).
+        """Draw a window; a shorter video is tiled, frame i mod its length (docs/methods/hold_c.md).
 
         `fixed` spreads the frames evenly over a random part of the video that is at least as long.
         """
@@ -132,7 +132,7 @@ class HoldC(LearnedRewardModel):
         return -(codes - goal_codes[:, -1:]).norm(dim=-1)
 
     def score(self, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:
-        """Embed every frame and the goal once, and compare (specs/hold.md 2.4)."""
+        """Embed every frame and the goal once, and compare (docs/methods/hold_c.md)."""
         require(video, self.inputs, "HOLD-C")
         assert video.goal is not None
         num_rows, num_frames = video.frames.shape[:2]
@@ -141,12 +141,12 @@ class HoldC(LearnedRewardModel):
         return self.score_codes(codes[:, :-1], codes[:, -1:], video, seed=seed)
 
     def calibrate(self, episodes: Sequence[Episode]) -> None:
-        """Set HOLD's T so that the first frame's |distance| / T is about 1/3 (specs/hold.md 6.4)."""
+        """Set HOLD's T so that the first frame's |distance| / T is about 1/3 (docs/methods/hold_c.md)."""
         self.normalizer.fill_(3 * mean_initial_distance(self, episodes))
 
 
 def clip_ids(index: Int[Tensor, "B n"]) -> tuple[Int[Tensor, "B n"], Int[Tensor, "B n"]]:
-    """Tell the copies of a tiled clip apart: sequence number and time of each frame (specs/hold.md 1.3)."""
+    """Tell the copies of a tiled clip apart: sequence number and time of each frame (docs/methods/hold_c.md)."""
     restart = torch.zeros_like(index)
     restart[:, 1:] = (index[:, 1:] <= index[:, :-1]).to(index.dtype)
     return restart.cumsum(1), index - index[:, :1]
@@ -162,7 +162,7 @@ def triplet_loss(
     margin: float,
     as_coded: bool = True,
 ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B"]]:
-    """Sum the semi-hard triplet hinge over all ordered positive pairs of each clip (specs/hold.md 3.2).
+    """Sum the semi-hard triplet hinge over all ordered positive pairs of each clip (docs/methods/hold_c.md).
 
     Args:
         embeddings: Of the n frames of each clip.
@@ -198,17 +198,21 @@ def triplet_loss(
 
 
 def recipe(preset: str = "default") -> TrainConfig:
-    """Return a complete configuration: `default` (small images, CPU), `paper` (Table II), `debug` (seconds)."""
-    jitter = Augment(zoom=(1.0, 1.25), brightness=0.3, contrast=0.3, saturation=0.5, hue=0.5)
-    as_coded = Augment(zoom=(1.01, 1.48), flip=0.5)  # 288 px scaled by 0.9-1.33, cropped to 256
+    """Return a complete configuration.
+
+    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `paper` has the
+    paper's Table II, `debug` runs in seconds.
+    """
+    default = TrainConfig(
+        reward=HoldCConfig(num_filters=16, augment=JITTER),
+        data=DataConfig(size=64),
+        fit=FitConfig(steps=1500, batch_size=4, lr=2e-3, warmup_steps=50),
+    )
     presets = {
-        "default": TrainConfig(
-            reward=HoldCConfig(augment=jitter),
-            data=DataConfig(size=64),
-            fit=FitConfig(steps=1500, batch_size=4, lr=3e-4, warmup_steps=100),
-        ),
+        "default": default,
+        "topdown": replace(default, reward=HoldCConfig(num_filters=16, augment=TOP_DOWN)),
         "paper": TrainConfig(
-            reward=HoldCConfig(variant="as_coded", depth=50, augment=as_coded),
+            reward=HoldCConfig(variant="as_coded", depth=50, augment=HOLD),
             data=DataConfig(size=256, resize="crop"),
             fit=FitConfig(steps=861_400, batch_size=8, lr=1e-4, warmup_steps=4307),
         ),

@@ -1,8 +1,8 @@
 r"""HOLD-R: predict how many frames are left until the goal.
 
 Paper: Alakuijala et al., "Learning Reward Functions for Robotic Manipulation by Observing Humans", ICRA 2023,
-arXiv 2211.09019, Eq. 2. Original: github.com/minttusofia/hold-rewards, Apache-2.0; re-implemented from specs/hold.md
-1.2, 2.1, 3.1.
+arXiv 2211.09019, Eq. 2. Original: github.com/minttusofia/hold-rewards, Apache-2.0; written anew from the facts in
+docs/methods/hold_r.md.
 
 A pair of frames s < g is drawn uniformly from all ordered pairs of a video, and d(s, g) is regressed on their time
 apart. The raw output counts frames at the data set's mean rate; the loss rescales it to the video's own rate:
@@ -17,7 +17,7 @@ pause cannot dominate, and its recipe does not mirror images (wrong where left a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidreward.augment import Augment
+from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
 from vidreward.nets.resnet import Depth, ResNet
 from vidreward.reward_model import LearnedRewardModel, RewardConfig, require, windows
 from vidreward.scoring import mean_initial_distance
@@ -75,7 +75,7 @@ class HoldR(LearnedRewardModel):
         self.normalizer: Tensor
 
     def sample(self, episode: EpisodeInfo, rng: np.random.Generator) -> dict[str, Pick]:
-        """Draw a pair s < g uniformly over all ordered pairs, and the frames up to s (specs/hold.md 1.2).
+        """Draw a pair s < g uniformly over all ordered pairs, and the frames up to s (docs/methods/hold_r.md).
 
         The hinge objective draws s < middle < g, uniformly over all such triples.
         """
@@ -127,7 +127,7 @@ class HoldR(LearnedRewardModel):
         return -self.distance(histories, goals).view(num_rows, num_frames)
 
     def calibrate(self, episodes: Sequence[Episode]) -> None:
-        """Set HOLD's T so that the first frame's |distance| / T is about 1/3 (specs/hold.md 6.4)."""
+        """Set HOLD's T so that the first frame's |distance| / T is about 1/3 (docs/methods/hold_r.md)."""
         self.normalizer.fill_(3 * mean_initial_distance(self, episodes))
 
 
@@ -139,7 +139,7 @@ def draw_ordered(num_frames: int, num_drawn: int, rng: np.random.Generator) -> l
 def pairwise_hinge(
     earlier: Float[Tensor, "B"], later: Float[Tensor, "B"], mask: Float[Tensor, "B"] | None = None
 ) -> Float[Tensor, ""]:
-    """Sum how much farther from the goal the later frame of each pair was predicted to be (specs/hold.md 3.1)."""
+    """Sum how much farther from the goal the later frame of each pair was predicted to be (docs/methods/hold_r.md)."""
     farther = (later - earlier).clamp(min=0)
     return (farther if mask is None else farther * mask).sum()
 
@@ -154,7 +154,7 @@ def time_loss(
     variant: Literal["as_coded", "fixed"] = "as_coded",
     mask: Float[Tensor, "B"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B"]]:
-    """Compute HOLD-R's regression loss (specs/hold.md 3.1).
+    """Compute HOLD-R's regression loss (docs/methods/hold_r.md).
 
     Args:
         prediction: Raw outputs: frames at the mean rate, or seconds.
@@ -180,17 +180,21 @@ def time_loss(
 
 
 def recipe(preset: str = "default") -> TrainConfig:
-    """Return a complete configuration: `default` (small images, CPU), `paper` (Table I, ResNet), `debug` (seconds)."""
-    jitter = Augment(zoom=(1.0, 1.25), brightness=0.3, contrast=0.3, saturation=0.5, hue=0.5)
-    as_coded = Augment(zoom=(1.01, 1.48), flip=0.5)  # 288 px scaled by 0.9-1.33, cropped to 256
+    """Return a complete configuration.
+
+    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `paper` has the
+    ResNet row of the paper's Table I, `debug` runs in seconds.
+    """
+    default = TrainConfig(
+        reward=HoldRConfig(num_filters=16, augment=JITTER),
+        data=DataConfig(size=64),
+        fit=FitConfig(steps=2500, batch_size=64, lr=2e-3, warmup_steps=50),
+    )
     presets = {
-        "default": TrainConfig(
-            reward=HoldRConfig(augment=jitter),
-            data=DataConfig(size=64),
-            fit=FitConfig(steps=3000, batch_size=64, lr=3e-4, warmup_steps=100),
-        ),
+        "default": default,
+        "topdown": replace(default, reward=HoldRConfig(num_filters=16, augment=TOP_DOWN)),
         "paper": TrainConfig(
-            reward=HoldRConfig(variant="as_coded", depth=50, augment=as_coded),
+            reward=HoldRConfig(variant="as_coded", depth=50, augment=HOLD),
             data=DataConfig(size=256, resize="crop"),
             fit=FitConfig(steps=527_800, batch_size=32, lr=3e-4, warmup_steps=0),
         ),

@@ -15,7 +15,7 @@ from vidreward.types import Episode
 
 @dataclass(frozen=True, kw_only=True)
 class Shaping:
-    """How scores become rewards, in the order of the fields (specs/hold.md 6.1)."""
+    """How scores become rewards, in the order of the fields (docs/methods/hold_r.md)."""
 
     baseline: bool = False
     """Subtract the score of the goal itself: HOLD's d(g, g)."""
