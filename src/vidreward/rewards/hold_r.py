@@ -9,9 +9,10 @@ apart. The raw output counts frames at the data set's mean rate; the loss rescal
 
     loss = mean of (d(s, g) * fps / mean_fps - (g - s))^2          score(s, g) = -d(s, g)
 
-Variants. `as_coded` is the released code. `fixed` measures the error in units of the mean time apart of the batch, so
-that the loss does not grow with the square of the video length, regresses through a Huber loss, whose gradient a long
-pause cannot dominate, and its recipe does not mirror images (wrong where left and right matter).
+Variants. `as_coded` is the released code. `fixed` draws half of the pairs with the last frame as goal, which is what
+scoring asks; measures the error in units of the mean time apart of the batch, so that the loss does not grow with the
+square of the video length; regresses through a Huber loss, whose gradient a long pause cannot dominate; and its recipe
+does not mirror images (wrong where left and right matter).
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class HoldRConfig(RewardConfig):
     """Width of the ResNet's stem; the stages have 1, 2, 4 and 8 times as many."""
     num_history: int = 1
     """State frames in front of the goal; the paper has 1 and 3."""
+    last_frame_goals: float = 0.5
+    """Share of pairs whose goal is the video's last frame, `fixed` only: what is asked when scoring, yet rarely drawn
+    from all pairs."""
     objective: Literal["regression", "hinge"] = "regression"
     """`hinge` only asks that a later frame be nearer to the goal (the original's `hinge_loss`, unused in the paper)."""
     predict_seconds: bool = False
@@ -83,6 +87,8 @@ class HoldR(LearnedRewardModel):
             s, middle, g = draw_ordered(episode.num_frames, 3, rng)
             return {"state": self._history(s), "middle": self._history(middle), "goal": Pick(index=[g])}
         s, g = draw_ordered(episode.num_frames, 2, rng)
+        if self.config.variant == "fixed" and rng.random() < self.config.last_frame_goals:
+            s, g = int(rng.integers(episode.num_frames)), episode.num_frames - 1
         return {"state": self._history(s), "goal": Pick(index=[g])}
 
     def _history(self, s: int) -> Pick:
@@ -188,7 +194,7 @@ def recipe(preset: str = "default") -> TrainConfig:
     default = TrainConfig(
         reward=HoldRConfig(num_filters=16, augment=JITTER),
         data=DataConfig(size=64),
-        fit=FitConfig(steps=2500, batch_size=64, lr=2e-3, warmup_steps=50),
+        fit=FitConfig(steps=3000, batch_size=64, lr=2e-3, warmup_steps=50),
     )
     presets = {
         "default": default,
