@@ -33,14 +33,15 @@ def training_step(
     num_steps: int = 1,
     num_repetitions: int = 5,
 ) -> Ratio:
-    """Measure whole steps of a method's default recipe: augmentation, forward, backward, optimizer.
+    """Measure whole steps of a method's default recipe with 64 filters: augmentation, forward, backward, optimizer.
 
     The plain side has the same model, batch and optimizer; only its network is torchvision's, float32 and contiguous.
     """
     recipe: TrainConfig = RECIPES[method]()
     fit = replace(recipe.fit, batch_size=batch_size or recipe.fit.batch_size)
     torch.manual_seed(0)
-    model = recipe.reward.build(DataSpec(height=size, width=size, fps=30.0)).to(device)
+    reward = replace(recipe.reward, num_filters=64)  # ResNet-18 at its usual width
+    model = reward.build(DataSpec(height=size, width=size, fps=30.0)).to(device)
     plain = copy.deepcopy(model)
     plain.network = PlainNetwork(plain.network).to(device)
     rng = np.random.default_rng(0)
