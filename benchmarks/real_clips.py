@@ -101,7 +101,7 @@ def run(split: Split, seed: int, train_folder: Path, test_folder: Path) -> tuple
     )
     model = train(config, reward="hold_c")
     episodes = open_like_training(config.out, test_folder)
-    return evaluate_model(model, episodes, EvaluateConfig(seed=seed), name=f"HOLD-C, seed {seed}")
+    return evaluate_model(model, episodes, EvaluateConfig(), name=f"HOLD-C, seed {seed}")
 
 
 def pixel_distance(frames: np.ndarray, episode: Episode, goal: np.ndarray) -> np.ndarray:
@@ -146,9 +146,9 @@ def main(clips: Path, /) -> None:
         runs = [run(split, seed, train_folder, test_folder) for seed in SEEDS]
         together = combine([evaluation for evaluation, _ in runs], name="HOLD-C")
         episodes = open_like_training(WORK / split.name / "hold_c-0", test_folder)
-        untrained = evaluate(pixel_distance, episodes, EvaluateConfig(seed=0), name="pixels")
+        untrained = evaluate(pixel_distance, episodes, EvaluateConfig(), name="pixels")
         default = recipe().reward.build(episodes.data_spec())
-        random_network = evaluate(make_scorer(default), episodes, EvaluateConfig(seed=0), name="untrained")
+        random_network = evaluate(make_scorer(default), episodes, EvaluateConfig(), name="untrained")
         parts += [
             f"## {split.name}: trained on {len(split.train)} clips, measured on {len(split.test)}\n",
             "| | " + " | ".join(METRICS) + " |",

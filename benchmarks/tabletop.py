@@ -77,7 +77,7 @@ def run(
     )
     model = train(config, reward=method)
     episodes = build_cache(open_like_training(config.out, WORK / split))
-    settings = EvaluateConfig(unseen_tasks=(UNSEEN,), seed=seed)
+    settings = EvaluateConfig(unseen_tasks=(UNSEEN,))
     evaluation, scored = evaluate_model(model, episodes, settings, name=f"{method} {variant}, seed {seed}")
     evaluation.print(Console())
     write_report(config.out / "report.html", evaluation, scored, title=evaluation.name)

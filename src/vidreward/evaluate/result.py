@@ -20,9 +20,11 @@ from rich.text import Text
 from vidreward.evaluate.controls import CONTROLS
 from vidreward.evaluate.definitions import BY_NAME, METRICS
 from vidreward.evaluate.summary import Estimate
-from vidreward.files import write_json_atomic
+from vidreward.files import write_text_atomic
 
 FORMAT = "vidreward-evaluation-1"
+MIN_WIDTH = 132
+"""Columns of text that the tables need."""
 TASK_METRICS = (
     "spearman",
     "reversed_spearman",
@@ -116,7 +118,8 @@ class Evaluation:
 
     def write(self, path: Path | str) -> Path:
         """Write strict JSON (undefined is null); the file appears whole or not at all."""
-        write_json_atomic(Path(path), {"format": FORMAT, **to_plain(self)})
+        text = json.dumps({"format": FORMAT, **to_plain(self)}, allow_nan=False, separators=(",", ":"))
+        write_text_atomic(Path(path), text + "\n")
         return Path(path)
 
     def table(self) -> Group:
@@ -144,8 +147,10 @@ class Evaluation:
         return Group(*parts)
 
     def print(self, console: Console | None = None) -> None:
-        """Print the tables."""
-        (console or Console()).print(self.table())
+        """Print the tables, at least as wide as they are readable: a narrow terminal wraps lines, not columns."""
+        console = console or Console()
+        console.width = max(console.width, MIN_WIDTH)
+        console.print(self.table())
 
 
 def to_plain(value: Any) -> Any:
