@@ -22,6 +22,7 @@ from rich.console import Console
 from vidreward.data.cache import build_cache
 from vidreward.envs.record import RecordConfig, record_episodes
 from vidreward.evaluate import EvaluateConfig, Evaluation, combine, read_evaluation
+from vidreward.evaluate.definitions import BY_NAME
 from vidreward.evaluate.report import write_report
 from vidreward.evaluate.summary import Estimate
 from vidreward.files import write_text_atomic
@@ -123,8 +124,8 @@ def cell(found: Estimate | None) -> str:
 
 
 def flags(found: Evaluation) -> Sequence[str]:
-    """List what does not beat the controls."""
-    return [f"- `{metric}` {text}" for metric, text in found.flags.items()] + [""]
+    """List what does not beat the controls, where a clock could lose."""
+    return [f"- `{name}` {text}" for name, text in found.flags.items() if BY_NAME[name].clock == "may lose"] + [""]
 
 
 if __name__ == "__main__":
