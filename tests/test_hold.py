@@ -182,8 +182,19 @@ def test_pairs_are_uniform_over_ordered_pairs() -> None:
     assert all(abs(count - 1200) < 5 * np.sqrt(1200) for count in counts.values())
 
 
+def test_fixed_draws_half_of_the_goals_at_the_end() -> None:
+    model = HoldR(HoldRConfig(depth=14, num_filters=4), mean_fps=10)
+    rng, last = np.random.default_rng(0), 0
+    for _ in range(2000):
+        picks = model.sample(EpisodeInfo(id="a", num_frames=50, fps=10), rng)
+        (s,), (g,) = picks["state"].index, picks["goal"].index
+        assert 0 <= s <= g < 50
+        last += g == 49
+    assert last / 2000 == pytest.approx(0.5 + 0.5 * 2 / 50, abs=0.04)
+
+
 def test_history_repeats_the_first_frame() -> None:
-    model = HoldR(HoldRConfig(depth=14, num_filters=4, num_history=3), mean_fps=10)
+    model = HoldR(HoldRConfig(variant="as_coded", depth=14, num_filters=4, num_history=3), mean_fps=10)
 
     class First:
         def choice(self, *args: object, **kwargs: object) -> ndarray:
@@ -363,6 +374,16 @@ def golden_loss(model: HoldC | HoldR, value: dict[str, ndarray], step: int) -> t
     loss, _ = model.loss({"state": state, "goal": goal})
     errors = metrics[f"step{step}/metric/mean_squared_error_steps/value"]
     return loss, float(errors) / float(metrics[f"step{step}/metric/mean_squared_error_steps/norm"])
+
+
+def test_scores_are_not_rounded_to_bfloat16() -> None:
+    network = ResNet(18, num_outputs=1, num_filters=8).eval()
+    torch.nn.init.constant_(network.fc.bias, 40.0)
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        outputs = network(images)
+    assert outputs.unique().numel() == 6
+    assert (outputs != outputs.bfloat16().float()).any()
 
 
 def test_resnet_outputs_differ_between_images() -> None:

@@ -23,8 +23,8 @@ def learning_rate(step: int, *, base_lr: float, total_steps: int, warmup_steps: 
         warmup_steps: Updates until the peak; 0 starts at it.
 
     Example:
-        >>> learning_rate(1, base_lr=0.1, total_steps=172280, warmup_steps=21535)
-        4.643603436266543e-06
+        >>> round(learning_rate(1, base_lr=0.1, total_steps=172280, warmup_steps=21535), 10)
+        4.6436e-06
     """
     warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
     done = max(0, step - warmup_steps) / max(1, total_steps - warmup_steps)
