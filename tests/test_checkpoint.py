@@ -84,7 +84,7 @@ def test_provenance_says_where_weights_come_from(saved: Path) -> None:
     record = json.loads((saved / "provenance.json").read_text())
     assert record["step"] == 7
     assert record["versions"]["torch"] == version("torch")
-    assert set(record["versions"]) == {"python", "vidreward", "torch", "timm", "av", "numpy"}
+    assert set(record["versions"]) == {"python", "vidreward", "torch", "av", "numpy"}
     assert record["statistics"]["normalizer"] == 2.5
     assert "git" in record
 

@@ -294,7 +294,7 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def _versions() -> dict[str, object]:
-    names = ("vidreward", "torch", "timm", "av", "numpy")
+    names = ("vidreward", "torch", "av", "numpy")
     versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
     return {"versions": versions, "git": _commit()}
 
