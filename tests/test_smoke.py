@@ -127,7 +127,9 @@ def test_score_a_folder_a_file_and_a_goal(place: Path, tmp_path: Path) -> None:
     assert run("score", place / "hold_c", videos / "clip1.mp4", "--goal", goal, "--out", tmp_path / "goal") == 0
     check_scores(tmp_path / "goal", {"clip1.mp4": 12})
     scores = pq.read_table(tmp_path / "goal" / "scores.parquet")["score"].to_numpy()
-    assert scores[3] == scores.max() == 0 > scores[0]  # HOLD-C's distance to the goal itself, whatever it learned
+    # HOLD-C's distance to the goal itself is 0, whatever it learned, but for float32's last bits
+    assert scores[3] == scores.max() == pytest.approx(0, abs=1e-6)
+    assert scores[0] < -1e-3
     rows = pq.read_table(tmp_path / "folder" / "scores.parquet").to_pylist()
     own = [row["score"] for row in rows if row["episode"] == "clip1.mp4"]
     assert own[-1] == max(own) == 0 > own[0]
