@@ -244,28 +244,27 @@ def test_training_killed_at_ten_random_moments_gives_identical_weights(tmp_path:
         "--data",
         str(tmp_path / "videos"),
     ]
-    base += ["--fit.steps", "120", "--fit.checkpoint-every", "7", "--data.cache-dir", str(tmp_path / "cache")]
+    base += ["--fit.steps", "400", "--fit.checkpoint-every", "7", "--data.cache-dir", str(tmp_path / "cache")]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = time.monotonic()
     subprocess.run([*base, "--out", str(tmp_path / "whole")], check=True, env=env, capture_output=True)
-    longest = time.monotonic() - started
+    run = RunFolder(tmp_path / "cut")
     rng = random.Random(0)
-    kills = 0
-    while kills < 10:
-        process = subprocess.Popen([*base, "--out", str(tmp_path / "cut")], env=env, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=rng.uniform(0.3, 1.0) * longest)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-        else:
-            assert process.returncode == 0
-            break
-        newest = RunFolder(tmp_path / "cut").newest()
+    for _ in range(10):
+        before = run.newest()
+        process = subprocess.Popen([*base, "--out", str(run.path)], env=env, stderr=subprocess.DEVNULL)
+        # A run is killed while it starts, or after its next checkpoint: clocks of a busy machine decide nothing.
+        if rng.random() < 0.7:
+            deadline = time.monotonic() + 120
+            while run.newest() == before and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.poll() is None, "the run ended before it was killed"
+        process.kill()
+        process.wait()
+        newest = run.newest()
         if newest is not None:
             load(newest)  # never half a checkpoint
-    assert kills >= 3, "the run ended before it could be killed"
+    assert before is not None, "no checkpoint was written between two kills"
     subprocess.run([*base, "--out", str(tmp_path / "cut")], check=True, env=env, capture_output=True)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     for name, tensor in whole.items():
