@@ -16,7 +16,8 @@ from vidreward.optimizers import make_optimizer
 from vidreward.reward_model import LearnedRewardModel
 from vidreward.rewards import hold_c, hold_r
 from vidreward.scoring import has_fast_bf16
-from vidreward.train import FitConfig, TrainConfig, train_step
+from vidreward.train import train_step
+from vidreward.train_config import FitConfig, TrainConfig
 from vidreward.types import DataSpec, Episode
 
 RECIPES = {"hold_c": hold_c.recipe, "hold_r": hold_r.recipe}

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from vidreward.augment import Augment
 from vidreward.nets.resnet import Depth, ResNet
 from vidreward.reward_model import LearnedRewardModel, RewardConfig
-from vidreward.train import DataConfig, FitConfig, TrainConfig, pick_preset
+from vidreward.train_config import DataConfig, FitConfig, TrainConfig, pick_preset
 from vidreward.types import DataSpec, EpisodeInfo, Inputs, Pick, Video
 
 

@@ -15,7 +15,7 @@ from vidreward.augment import Augment
 from vidreward.config import from_json, to_json
 from vidreward.rewards import available, load_module
 from vidreward.rewards.hold_c import HoldCConfig
-from vidreward.train import DataConfig, FitConfig
+from vidreward.train_config import DataConfig, FitConfig
 from vidreward.types import DataSpec
 
 text = st.text(max_size=20)

@@ -21,8 +21,6 @@ from vidreward.data.encode import write_video
 from vidreward.data.episodes import open_episodes
 from vidreward.evaluate import EvaluateConfig
 from vidreward.jobs import (
-    check_config,
-    check_out,
     evaluate_run,
     evaluation_folder,
     file_names,
@@ -32,8 +30,9 @@ from vidreward.jobs import (
     train,
 )
 from vidreward.rewards.hold_c import recipe
+from vidreward.run_config import check_config, check_out
 from vidreward.scoring import score_episode
-from vidreward.train import TrainConfig
+from vidreward.train_config import TrainConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -17,7 +17,8 @@ from vidreward.log import Logger
 from vidreward.reward_model import LearnedRewardModel, RewardModel
 from vidreward.rewards import available, load_module
 from vidreward.scoring import StreamingScorer, score_episode, score_frames
-from vidreward.train import TrainConfig, fit
+from vidreward.train import fit
+from vidreward.train_config import TrainConfig
 from vidreward.types import DataSpec, Video
 
 SIZE = 32

@@ -24,7 +24,8 @@ from vidreward.data.encode import write_video
 from vidreward.data.sampler import SampledFrames
 from vidreward.log import Logger
 from vidreward.rewards.hold_c import HoldC, HoldCConfig, recipe
-from vidreward.train import FitConfig, Saving, TrainingDivergedError, fit, validate
+from vidreward.train import Saving, TrainingDivergedError, fit, validate
+from vidreward.train_config import FitConfig
 from vidreward.types import DataSpec, Episode, EpisodeInfo, Pick, Video
 
 CONFIG = HoldCConfig(depth=14, num_filters=4, num_frames=8, embedding_dim=4, augment=Augment(zoom=(1, 1.2), hue=0.5))

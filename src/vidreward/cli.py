@@ -226,7 +226,8 @@ def _run_train(words: list[str]) -> int:
         raise ValueError("--preset and --config both give every default; leave one of them out")
     module = load_module(name)
 
-    from vidreward.train import TrainConfig, TrainingDivergedError
+    from vidreward.train import TrainingDivergedError
+    from vidreward.train_config import TrainConfig
 
     if config_file is not None:
         default = _read_run(Path(config_file), name, module.recipe().reward)
@@ -278,7 +279,7 @@ def _read_run(path: Path, name: str, reward: Any) -> Any:
     import json
 
     from vidreward.config import from_json
-    from vidreward.train import DataConfig, FitConfig, TrainConfig
+    from vidreward.train_config import DataConfig, FitConfig, TrainConfig
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from vidreward.checkpoint import (
     load,
     read_description,
 )
-from vidreward.config import from_json, to_json
+from vidreward.config import from_json
 from vidreward.data.cache import build_cache
 from vidreward.data.decode import FrameSpec, VideoError, read_image
 from vidreward.data.episode_set import EpisodeSet
@@ -36,22 +35,14 @@ from vidreward.evaluate.outputs import ScoredEpisode, write_scores
 from vidreward.evaluate.overlay import overlay_video
 from vidreward.evaluate.plots import plot_episode
 from vidreward.evaluate.report import write_report
-from vidreward.files import write_json_atomic
 from vidreward.log import Logger
 from vidreward.reward_model import LearnedRewardModel, RewardModel
 from vidreward.rl.reward import label
+from vidreward.run_config import check_config, check_out, write_config
 from vidreward.scoring import score_episode, score_frames
-from vidreward.train import DataConfig, Saving, TrainConfig, choose_device, fit, ignored_settings
+from vidreward.train import Saving, choose_device, fit
+from vidreward.train_config import DataConfig, TrainConfig, ignored_settings
 from vidreward.types import Episode
-
-UNIMPORTANT = (
-    ("data", "cache_dir"),
-    ("data", "cache_gb"),
-    ("fit", "num_workers"),
-    ("fit", "log_every"),
-    ("fit", "log"),
-)
-"""Settings that change no weight; a run may go on with others."""
 
 
 def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRewardModel:
@@ -155,71 +146,6 @@ def report_quarantine(episodes: EpisodeSet, log: Logger) -> None:
         log.message(f"{len(episodes.quarantine)} files were left out:")
         for entry in episodes.quarantine:
             log.message(f"  {entry.file}: {entry.reason}")
-
-
-def write_config(config: TrainConfig, reward: str) -> None:
-    """Write the run's config.json, once its data was found to be good."""
-    if not (config.out / "config.json").exists():
-        write_json_atomic(config.out / "config.json", _settings(config, reward))
-
-
-def check_config(config: TrainConfig, reward: str) -> None:
-    """Refuse to go on with a run of other settings, or to write where no run can be.
-
-    Raises:
-        ValueError: `out` is a file, or its config.json differs; the message says in what.
-    """
-    check_out(config.out)
-    where = config.out / "config.json"
-    if not where.exists():
-        return
-    try:
-        before = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{where} is not readable: {error}; give another --out, or move {config.out} away") from error
-    differences = _differences(_comparable(before), _comparable(_settings(config, reward)), "")
-    if differences:
-        raise ValueError(
-            f"{config.out} holds a run with other settings ({'; '.join(differences)}); use them again, or another --out"
-        )
-
-
-def check_out(out: Path) -> None:
-    """Refuse a folder of results that cannot be made or written to, before the work begins.
-
-    Raises:
-        ValueError: The path, or a parent of it, is a file or may not be written to.
-    """
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"cannot write results to {out}: {there} is a file; give another --out, a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write results to {out}: no permission to write in {there}; give another --out")
-
-
-def _settings(config: TrainConfig, reward: str) -> dict[str, object]:
-    parts = {"reward": config.reward, "data": config.data, "fit": replace(config.fit, log=())}
-    return {"reward_model": reward, **{name: to_json(part) for name, part in parts.items()}}
-
-
-def _comparable(settings: object) -> object:
-    """Leave out what changes no weight, and write the data's path in one way."""
-    if not isinstance(settings, dict) or not isinstance(settings.get("data"), dict):
-        return settings
-    kept = {name: dict(part) if isinstance(part, dict) else part for name, part in settings.items()}
-    for part, name in UNIMPORTANT:
-        if isinstance(kept.get(part), dict):
-            kept[part].pop(name, None)
-    kept["data"]["path"] = str(Path(str(kept["data"].get("path"))).resolve())
-    return kept
-
-
-def _differences(before: object, now: object, where: str) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*now, *(key for key in before if key not in now)]
-        found = (_differences(before.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
-        return [difference for differences in found for difference in differences]
-    return [] if before == now else [f"{where or 'config.json'} was {before!r}, is {now!r}"]
 
 
 def make_scorer(model: RewardModel) -> Scorer:

@@ -31,7 +31,7 @@ from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
 from vidreward.nets.resnet import Depth, ResNet
 from vidreward.reward_model import LearnedRewardModel, RewardConfig, require, windows
 from vidreward.scoring import mean_initial_distance
-from vidreward.train import DataConfig, FitConfig, TrainConfig, pick_preset
+from vidreward.train_config import DataConfig, FitConfig, TrainConfig, pick_preset
 from vidreward.types import DataSpec, Episode, EpisodeInfo, Inputs, Pick, Video
 
 
