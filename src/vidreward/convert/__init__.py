@@ -1,0 +1,1 @@
+"""Released checkpoints of other projects, written as folders that `vidreward.load` opens."""
