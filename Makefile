@@ -16,7 +16,7 @@ $(BASE): pyproject.toml constraints.txt scripts/environment.sh
 	touch $@
 
 $(EXTRAS): $(BASE)
-	scripts/environment.sh metaworld tensorboard wandb
+	scripts/environment.sh metaworld robotics tensorboard wandb
 	touch $@
 
 demo: $(BASE) ## record, train, evaluate and show a reward: runs/demo/report.html
