@@ -32,25 +32,48 @@ class SampledFrames:
     Args:
         episodes: Where to draw from; memory-mapped ones (`build_cache`) are fastest.
         model: Its `sample` chooses the frames.
-        batch_size: Episodes in a batch.
+        batch_size: Episodes in a batch, all processes together.
         seed: Fixes every draw.
         stream: Number of the random stream; validation uses another than training.
+        rank: Number of this process, from 0.
+        num_processes: Processes that share each batch: process `rank` reads the rows of its own equal part, in order.
+
+    Raises:
+        ValueError: There is no episode, or the batch cannot be shared equally.
     """
 
     def __init__(
-        self, episodes: Sequence[Episode], model: LearnedRewardModel, batch_size: int, *, seed: int, stream: int = 0
+        self,
+        episodes: Sequence[Episode],
+        model: LearnedRewardModel,
+        batch_size: int,
+        *,
+        seed: int,
+        stream: int = 0,
+        rank: int = 0,
+        num_processes: int = 1,
     ) -> None:
         if not episodes:
             raise ValueError("no episodes to sample from; open a folder that holds some")
+        if batch_size % num_processes:
+            near = batch_size - batch_size % num_processes or num_processes
+            raise ValueError(
+                f"a batch of {batch_size} episodes cannot be shared equally by {num_processes} processes; "
+                f"give a multiple of {num_processes}, such as --fit.batch-size {near}"
+            )
+        assert 0 <= rank < num_processes, (rank, num_processes)
         self.episodes = episodes
         self.model = model
         self.batch_size = batch_size
         self.seed = seed
         self.stream = stream
+        self.num_rows = batch_size // num_processes
+        self.first_row = rank * self.num_rows
 
     def batch(self, step: int) -> Batch:
-        """Read batch number `step` (from 0); the same step gives the same batch."""
-        rows = [self._row(step * self.batch_size + row) for row in range(self.batch_size)]
+        """Read this process's rows of batch number `step` (from 0); the same step gives the same batch."""
+        start = step * self.batch_size + self.first_row
+        rows = [self._row(position) for position in range(start, start + self.num_rows)]
         episodes = [episode for episode, _ in rows]
         names = rows[0][1].keys()
         read = [_read_picks(episode, picks) for episode, picks in rows]
