@@ -31,7 +31,7 @@ def test_processes_share_the_rows_of_one_batch(num_processes: int) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch of 7 .* 2 processes.*--fit.batch-size 6"):
+    with pytest.raises(ValueError, match=r"batch of 7 .* 2 processes.*--fit.batch-size 6"):
         SampledFrames(dot_episodes(2), MODEL, 7, seed=0, num_processes=2)
-    with pytest.raises(ValueError, match="batch of 1 .* 4 processes.*--fit.batch-size 4"):
+    with pytest.raises(ValueError, match=r"batch of 1 .* 4 processes.*--fit.batch-size 4"):
         SampledFrames(dot_episodes(2), MODEL, 1, seed=0, num_processes=4)

@@ -81,15 +81,14 @@ def probe(path: str | Path) -> VideoProbe:
     """
     path = Path(path)
     with Reader(path, VIDEO_DEMUXERS, num_threads=1) as reader:
-        packets = list_packets(reader)
+        packets, first = scan(reader)
         check_whole(reader, packets)
+        picture = shown(path, first)
         container = reader.container.format.name.split(",")[0]
         codec = reader.stream.codec_context.codec.canonical_name
         tick = float(Fraction(reader.stream.time_base.numerator, reader.stream.time_base.denominator))
         rate = declared_rate(reader.stream)
         trusted = packets_are_frames(packets, container, codec, reader.stream)
-    with Reader(path, VIDEO_DEMUXERS, num_threads=1) as reader:
-        first = first_picture(reader)
     pts = packets.shown_pts if trusted else decoded_times(path)
     keys = np.zeros((0, 2), np.int64)
     if trusted and container in SEEKABLE_CONTAINERS and codec not in NEED_THE_PAST:
@@ -98,13 +97,13 @@ def probe(path: str | Path) -> VideoProbe:
         keys = keys[np.argsort(keys[:, 0])]
     times = (pts - pts[0]) * tick if is_increasing(pts) else np.arange(len(pts)) / rate
     fps = float((len(pts) - 1) / times[-1]) if len(pts) > 1 else rate
-    matrix = display_matrix(first)
+    matrix = display_matrix(picture)
     turned = matrix is not None and matrix[0, 0] == 0
     return VideoProbe(
         num_frames=len(pts),
         fps=fps,
-        width=first.height if turned else first.width,
-        height=first.width if turned else first.height,
+        width=picture.height if turned else picture.width,
+        height=picture.width if turned else picture.height,
         codec=codec,
         duration=float(times[-1] + 1 / fps),
         times=times,
@@ -118,17 +117,36 @@ def is_increasing(pts: ndarray) -> bool:
     return pts[0] != NO_TIME and bool((np.diff(pts) > 0).all())
 
 
+First = av.VideoFrame | av.FFmpegError | DamagedError | None
+"""What the first decoded packets gave."""
+
+
 def first_picture(reader: Reader) -> av.VideoFrame:
     """Decode one picture: proves that the codec works and tells size and orientation."""
+    return shown(reader.path, decoded_first(reader.pictures()))
+
+
+def decoded_first(pictures: Iterator[av.VideoFrame]) -> First:
+    """Take the first picture, or the error that decoding it gave."""
     try:
-        picture = next(reader.pictures(), None)
+        return next(pictures, None)
     except (av.FFmpegError, DamagedError) as error:
+        return error
+
+
+def shown(path: Path, first: First) -> av.VideoFrame:
+    """Return the first picture.
+
+    Raises:
+        VideoError: There is none, or it cannot be decoded.
+    """
+    if first is None:
+        raise VideoError(f"{path}: no frames; a video needs at least one")
+    if isinstance(first, Exception):
         raise VideoError(
-            f"{reader.path}: not one frame can be decoded ({reason_of(error)}); re-encode or remove it"
-        ) from error
-    if picture is None:
-        raise VideoError(f"{reader.path}: no frames; a video needs at least one")
-    return picture
+            f"{path}: not one frame can be decoded ({reason_of(first)}); re-encode or remove it"
+        ) from first
+    return first
 
 
 def reason_of(error: Exception) -> str:
@@ -136,12 +154,17 @@ def reason_of(error: Exception) -> str:
     return (isinstance(error, av.FFmpegError) and error.strerror) or str(error)
 
 
-def list_packets(reader: Reader) -> Packets:
-    """Read every packet without decoding; numbers only, so that an hour of video fits."""
+def scan(reader: Reader) -> tuple[Packets, First]:
+    """Read every packet, numbers only, so that an hour of video fits; decode no more than the first picture."""
     pts, dts, flags = array("q"), array("q"), bytearray()
     num_corrupt, end = 0, NO_TIME
+    first: First = None
     try:
-        for packet in reader.packets():
+        for packet in reader.container.demux(reader.stream):
+            if first is None:
+                first = decoded_first(reader.decode(packet))
+            if not packet.size:
+                continue
             if len(pts) >= MAX_FRAMES:
                 raise VideoError(f"{reader.path}: over the limit of {MAX_FRAMES:,} frames; cut it into pieces")
             pts.append(NO_TIME if packet.pts is None else packet.pts)
@@ -152,7 +175,7 @@ def list_packets(reader: Reader) -> Packets:
     except av.FFmpegError as error:
         raise VideoError(f"{reader.path}: damaged after {len(pts)} frames ({error.strerror}); copy it again") from error
     bits = np.frombuffer(bytes(flags), np.uint8)
-    return Packets(
+    packets = Packets(
         pts=np.array(pts, np.int64),
         dts=np.array(dts, np.int64),
         is_key=(bits & 1).astype(bool),
@@ -160,6 +183,7 @@ def list_packets(reader: Reader) -> Packets:
         num_corrupt=num_corrupt,
         end=end,
     )
+    return packets, first
 
 
 def check_whole(reader: Reader, packets: Packets) -> None:

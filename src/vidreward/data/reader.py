@@ -83,12 +83,6 @@ class Reader:
         context.thread_count = num_threads
         return context
 
-    def packets(self) -> Iterator[av.Packet]:
-        """Read the packets of the stream, without the empty one that ends it."""
-        for packet in self.container.demux(self.stream):
-            if packet.size:
-                yield packet
-
     def pictures(self, damaged_before: int | None = None) -> Iterator[av.VideoFrame]:
         """Decode from the current position; a damaged picture is an error, never passed on.
 
@@ -96,12 +90,16 @@ class Reader:
             damaged_before: After a jump, pictures before this time may be damaged, since they lean on skipped ones.
         """
         for packet in self.container.demux(self.stream):
-            for picture in self.decoder.decode(packet):
-                passed = damaged_before is not None and picture.pts is not None and picture.pts < damaged_before
-                if picture.is_corrupt and not passed:
-                    raise DamagedError("damaged picture")
-                check_size(self.path, picture.width, picture.height)
-                yield picture
+            yield from self.decode(packet, damaged_before)
+
+    def decode(self, packet: av.Packet, damaged_before: int | None = None) -> Iterator[av.VideoFrame]:
+        """Decode the pictures that a packet completes; the empty one that ends a stream completes the last."""
+        for picture in self.decoder.decode(packet):
+            passed = damaged_before is not None and picture.pts is not None and picture.pts < damaged_before
+            if picture.is_corrupt and not passed:
+                raise DamagedError("damaged picture")
+            check_size(self.path, picture.width, picture.height)
+            yield picture
 
     def seek(self, timestamp: int) -> None:
         """Jump to the key frame at or before a time in the stream's units."""
