@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -177,6 +177,7 @@ def evaluate(
     *,
     data: Path,
     out: Path | None = None,
+    protocol: Literal["controls", "hold"] = "controls",
     unseen_tasks: tuple[str, ...] = (),
     group_by: tuple[str, ...] = (),
     camera: str | None = None,
@@ -189,7 +190,8 @@ def evaluate(
     Args:
         model: A run's folder, a checkpoint, or a Hub id owner/name.
         data: Folder of held-out videos; outcomes and true progress are used where they are known.
-        out: Folder of evaluation.json and report.html; MODEL/evaluation by default.
+        out: Folder of evaluation.json and report.html (hold.json); MODEL/evaluation by default.
+        protocol: "hold" is the table of HOLD's paper, as coded and corrected: every frame against the last one.
         unseen_tasks: Tasks that were not trained on, to report apart.
         group_by: Metadata columns to report by.
         camera: Camera to score, for recordings with several.
@@ -198,9 +200,14 @@ def evaluate(
         model_file: Python file of a model that is not part of vidreward.
     """
     from vidreward.evaluate import EvaluateConfig
-    from vidreward.jobs import evaluate_run
+    from vidreward.jobs import evaluate_hold_run, evaluate_run
 
     config = EvaluateConfig(unseen_tasks=unseen_tasks, group_by=group_by, camera=camera, seed=seed)
+    if protocol == "hold":
+        table, written = evaluate_hold_run(model, data, config, out=out, device=device, model_file=model_file)
+        table.print(Console())
+        Console().print(f"written: {written}", markup=False, highlight=False, soft_wrap=True)
+        return 0
     evaluation, report = evaluate_run(model, data, config, out=out, device=device, model_file=model_file)
     evaluation.print(Console())
     Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)

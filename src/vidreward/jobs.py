@@ -31,6 +31,9 @@ from vidreward.data.episode_set import EpisodeSet
 from vidreward.data.episodes import open_episodes
 from vidreward.evaluate import EvaluateConfig, Evaluation, evaluate
 from vidreward.evaluate.controls import Scorer
+from vidreward.evaluate.hold_protocol import evaluate_hold
+from vidreward.evaluate.hold_store import VideoResults, checkpoint_key
+from vidreward.evaluate.hold_table import HoldEvaluation
 from vidreward.evaluate.outputs import ScoredEpisode, write_scores
 from vidreward.evaluate.overlay import overlay_video
 from vidreward.evaluate.plots import plot_episode
@@ -210,6 +213,39 @@ def evaluate_run(
     )
     _print_quarantine(episodes)
     return evaluation, report
+
+
+def evaluate_hold_run(
+    model_path: str | Path,
+    data: Path,
+    config: EvaluateConfig,
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    model_file: str | Path | None = None,
+) -> tuple[HoldEvaluation, Path]:
+    """Measure a trained model by HOLD's protocol; writes hold.json, and hold_videos.jsonl as it goes.
+
+    An interrupted evaluation of the same checkpoint goes on where it was; another checkpoint starts anew.
+
+    Returns:
+        The evaluation, and the path of hold.json.
+
+    Raises:
+        ValueError: That is no checkpoint, nothing can be opened, or a setting is for the usual protocol only.
+    """
+    for setting in ("unseen_tasks", "group_by"):
+        if getattr(config, setting):
+            raise ValueError(f"HOLD's protocol has no groups; leave out --{setting.replace('_', '-')}")
+    folder = evaluation_folder(model_path) if out is None else out
+    check_out(folder)
+    checkpoint = find_checkpoint(model_path)
+    model = load_trained(checkpoint, device=device, model_file=model_file)
+    episodes = open_like_training(checkpoint, data, camera=config.camera, model_file=model_file)
+    results = VideoResults(folder / "hold_videos.jsonl", checkpoint_key(checkpoint, model_file))
+    left_out = {entry.file: entry.reason for entry in episodes.quarantine}
+    evaluation = evaluate_hold(model, episodes, config, name=str(model_path), results=results, left_out=left_out)
+    return evaluation, evaluation.write(folder / "hold.json")
 
 
 def score_videos(

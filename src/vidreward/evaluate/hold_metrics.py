@@ -1,8 +1,11 @@
-"""Compute HOLD's test metrics exactly as its released code does, to compare with numbers made by that code.
+"""Compute HOLD's test metrics three ways: as its released code does, as its paper writes them, and corrected.
 
-Alakuijala et al., Learning Reward Functions for Robotic Manipulation by Observing Humans (ICRA 2023); released code
-(Apache-2.0) `scenic/projects/func_dist/model.py` and `model_utils.py`. For measuring a model, use `metrics`: what
-follows keeps four habits of that code that a reader would not expect.
+Alakuijala et al., Learning Reward Functions for Robotic Manipulation by Observing Humans (ICRA 2023), appendix,
+Eq. 5, Eq. 6 and Table IV; released code (Apache-2.0) `scenic/projects/func_dist/model.py` and `model_utils.py`. All
+facts and the published table: docs/methods/hold_evaluation.md.
+
+`hold_metrics` is the released code, to compare with numbers made by it. It keeps four habits that a reader would not
+expect:
 
 1. Ranks are positions in a sort, so tied predictions are ranked by their place in the video.
 2. Misclassification and hinge compare neighbouring frames only; the paper's formulas sum over all pairs.
@@ -10,6 +13,9 @@ follows keeps four habits of that code that a reader would not expect.
 4. `*_seconds` errors divide by the video's frame rate without the model's mean rate; `*_steps` errors use both.
 
 Spearman's mean is over videos; the others are sums over all frames of all videos, divided by their number.
+
+`measure_video` sets the three beside each other under one set of names. Every metric of a video is a sum and its
+normaliser, so that videos can be averaged, or pooled.
 """
 
 from __future__ import annotations
@@ -21,8 +27,28 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from vidreward.evaluate.metrics import spearman
+
 MEAN_FPS = 11.841645719966037
 """Mean frame rate of Something-Something v2, a constant in HOLD's code."""
+AS_CODED = {
+    "spearman_correlation": "spearman",
+    "misclassification_rate": "misclassification_adjacent",
+    "mean_squared_error": "mse_raw",
+    "mean_absolute_error": "mae_raw",
+    "mean_squared_error_steps": "mse_steps",
+    "mean_absolute_error_steps": "mae_steps",
+    "mean_squared_error_seconds": "mse_seconds",
+    "mean_absolute_error_seconds": "mae_seconds",
+    "hinge_loss": "hinge_seconds",
+}
+"""Names of the released code -> names of `measure_video`. "raw" errors subtract frames of the video from frames at
+the mean rate."""
+_PAIRS_AT_ONCE = 1_000_000
+"""Pairs of frames compared in one step, which bounds memory for long videos."""
+
+Measures = dict[str, tuple[float, float]]
+"""Metric -> (sum, normaliser) of one video, or of many added up; a normaliser of 0 is undefined."""
 
 
 def argsort_ranks(values: Float[ndarray, " N"]) -> Int[ndarray, " N"]:
@@ -110,3 +136,92 @@ def _falls(predicted: Float[ndarray, " N"], scale: np.float32) -> Float[ndarray,
     """
     exact = predicted[:-1].astype(np.float64) * np.float64(scale)
     return exact - (predicted[1:] * scale).astype(np.float64)
+
+
+def measure_video(
+    predicted: Float[ndarray, " T-1"], *, fps: float, mean_fps: float | None = None
+) -> dict[str, Measures]:
+    """Measure one video as coded, by the paper's formulas, and corrected.
+
+    Args:
+        predicted: Predicted distance of frames 0..T-2 to the last frame T-1; T is at least 3.
+        fps: Rate of the video.
+        mean_fps: Rate in which the model counts frames; None where its distance is no time (HOLD-C), which leaves
+            Spearman and misclassification.
+
+    Example:
+        >>> found = measure_video(np.array([5, 4, 4.5, 3, 1, 2]), fps=12.0, mean_fps=12.0)
+        >>> found["as_coded"]["mse_steps"][0] / 6, found["corrected"]["mse_steps"][0] / 6
+        (9.708333333333334, 0.7083333333333334)
+    """
+    coded = hold_metrics(
+        predicted,
+        frame_rate=fps,
+        mean_fps=MEAN_FPS if mean_fps is None else mean_fps,
+        method="hold_c" if mean_fps is None else "hold_r",
+    )
+    pairs = compare_pairs(predicted)
+    return {
+        "as_coded": {AS_CODED[name]: value for name, value in coded.items()},
+        "paper": _paper(pairs, len(predicted), fps, mean_fps),
+        "corrected": _corrected(predicted, pairs, fps, mean_fps),
+    }
+
+
+def compare_pairs(values: Float[ndarray, " N"]) -> tuple[int, int, float]:
+    """Compare each value with every later one.
+
+    Returns:
+        Pairs in which the later is larger, pairs that are equal, and the sum of the rises.
+
+    Example:
+        >>> compare_pairs(np.array([5, 4, 4.5, 4.5]))
+        (2, 1, 1.0)
+    """
+    values = np.asarray(values, np.float64)
+    place = np.arange(len(values))
+    rows = max(1, _PAIRS_AT_ONCE // len(values))
+    num_larger, num_equal, rise = 0, 0, 0.0
+    for start in range(0, len(values), rows):
+        later = place[None] > place[start : start + rows, None]
+        changes = (values[None] - values[start : start + rows, None])[later]
+        num_larger += int((changes > 0).sum())
+        num_equal += int((changes == 0).sum())
+        rise += float(changes.clip(min=0).sum())
+    return num_larger, num_equal, rise
+
+
+def _paper(pairs: tuple[int, int, float], num: int, fps: float, mean_fps: float | None) -> Measures:
+    """Sums over all pairs, divided by the number of frames before the goal: neither is a mean over pairs."""
+    num_larger, _, rise = pairs
+    result = {"misclassification_all_pairs": (float(num_larger), float(num))}  # Eq. 6
+    if mean_fps is not None:
+        result["hinge_seconds"] = (rise / mean_fps, float(num))  # Eq. 5
+        result["hinge_steps"] = (rise * fps / mean_fps, float(num))
+    return result
+
+
+def _corrected(
+    predicted: Float[ndarray, " N"], pairs: tuple[int, int, float], fps: float, mean_fps: float | None
+) -> Measures:
+    """Errors against the time that remains, mid-ranks, and ties as half an error, in float64."""
+    predicted = np.asarray(predicted, np.float64)
+    num = len(predicted)
+    num_larger, num_equal, _ = pairs
+    remaining = np.arange(num, 0, -1, dtype=np.float64)
+    order = spearman(predicted, remaining)
+    changes = np.diff(predicted)
+    result = {
+        "spearman": (0.0, 0.0) if order is None else (order * num, float(num)),
+        "misclassification_adjacent": (float((changes > 0).sum() + (changes == 0).sum() / 2), num - 1.0),
+        "misclassification_all_pairs": (num_larger + num_equal / 2, num * (num - 1) / 2),
+    }
+    if mean_fps is None:
+        return result
+    error = np.abs(predicted * (fps / mean_fps) - remaining)
+    rise = float(changes.clip(min=0).sum()) / mean_fps
+    result["hinge_seconds"], result["hinge_steps"] = (rise, num - 1.0), (rise * fps, num - 1.0)
+    for unit, each in (("steps", error), ("seconds", error / fps)):
+        result[f"mse_{unit}"] = (float((each**2).sum()), float(num))
+        result[f"mae_{unit}"] = (float(each.sum()), float(num))
+    return result
