@@ -34,7 +34,6 @@ _NUMBER = re.compile(r"(\d+)")
 _MOST_DIMENSIONS = 32
 _MOST_DEPTH = 64
 _LIMITS = {"max_array_len": _MOST_DIMENSIONS, "max_map_len": 1_000_000, "max_str_len": 4096}
-"""What may be allocated before it is read; byte strings are limited by the file's own length."""
 
 
 def read_flax(path: Path, *, under: tuple[str, ...] = ()) -> dict[str, Leaf]:
@@ -103,11 +102,10 @@ def read_parameters(path: Path) -> tuple[dict[str, Leaf], dict[str, Leaf], int]:
 
 
 def _unpack_file(path: Path) -> object:
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         raise ValueError("it is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return msgpack.unpackb(data, max_bin_len=size, max_ext_len=size, **_LIMITS)
+        return _unpack(data)
 
 
 def _walk(tree: dict[str, object], prefix: str, depth: int) -> Iterator[tuple[str, object]]:
@@ -135,7 +133,7 @@ def _decode(leaf: object, key: str) -> Leaf:
     if leaf.code in (1, 3):
         return _decode_array(leaf.data, key)
     if leaf.code == 2:
-        parts = msgpack.unpackb(leaf.data, **_LIMITS)
+        parts = _unpack_payload(leaf.data, key)
         if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, int | float) for part in parts):
             raise ValueError(f"{key} is no complex number")
         return np.asarray(complex(*parts))
@@ -143,7 +141,7 @@ def _decode(leaf: object, key: str) -> Leaf:
 
 
 def _decode_array(payload: bytes, key: str) -> ndarray:
-    record = msgpack.unpackb(payload, raw=True, max_bin_len=len(payload), **_LIMITS)
+    record = _unpack_payload(payload, key)
     if not isinstance(record, list) or len(record) != 3 or not isinstance(record[0], list):
         raise ValueError(f"{key} is no array of shape, dtype and bytes")
     shape, name, data = record
@@ -159,6 +157,23 @@ def _decode_array(payload: bytes, key: str) -> ndarray:
     if name == "bfloat16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _unpack_payload(payload: bytes, key: str) -> object:
+    try:
+        return _unpack(payload, raw=True)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _unpack(data: bytes | mmap.mmap, *, raw: bool = False) -> object:
+    """Unpack with everything limited that is allocated before it is read; a byte string is as long as it says."""
+    try:
+        return msgpack.unpackb(data, raw=raw, max_bin_len=len(data), max_ext_len=len(data), **_LIMITS)
+    except msgpack.StackError as error:
+        raise ValueError("too many maps or lists inside each other") from error
+    except msgpack.FormatError as error:
+        raise ValueError("a byte that begins nothing known") from error
 
 
 def _join_chunks(record: Mapping[str, object], key: str) -> ndarray:
