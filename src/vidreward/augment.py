@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidreward.margin import FRAME_SIZE, scale_and_cut
 from vidreward.types import Video
 
 NUM_DRAWS = 11
@@ -25,7 +26,8 @@ class Augment:
     """Ranges of the random changes; the defaults change nothing."""
 
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Magnification, drawn apart for height and width; a value below 1 repeats the border."""
+    """Magnification, drawn apart for height and width. A value below 1 repeats the border, unless the frames were read
+    with a margin (`DataConfig.load_size`)."""
     shift: float = 0.0
     """Largest shift, as a fraction of the side, in each direction."""
     rotate: float = 0.0
@@ -64,32 +66,88 @@ HOLD = Augment(zoom=(1.01, 1.48), flip=0.5)
 """HOLD's geometry as coded: 288 px scaled by 0.9 to 1.33, a crop of 256, mirrored half of the time."""
 
 
-def augment_batch(batch: Mapping[str, Video], config: Augment, generator: torch.Generator) -> dict[str, Video]:
+def augment_batch(
+    batch: Mapping[str, Video],
+    config: Augment,
+    generator: torch.Generator,
+    *,
+    size: tuple[int, int] | None = None,
+    first_row: int = 0,
+    num_rows: int | None = None,
+) -> dict[str, Video]:
     """Augment every name of a batch with one draw per row.
 
     Args:
         batch: Videos of the same B rows, on one device.
         config: What to draw.
         generator: CPU generator: the draws do not depend on the device.
+        size: Height and width of the model's frames. Frames with a margin around it are scaled by `config.zoom`, and
+            a random window is cut out of them. None: frames stay as large as they are.
+        first_row: Number of the first of these rows in the batch of all processes.
+        num_rows: Rows of that batch; None: these are all.
+
+    Raises:
+        ValueError: The rows differ in size, or are smaller than `size`.
     """
-    if not (config.moves or config.colours):
+    num_here = next(iter(batch.values())).frames.shape[0]
+    if not (config.moves or config.colours or any(_has_margin(video, size) for video in batch.values())):
         return dict(batch)
-    num_rows = next(iter(batch.values())).frames.shape[0]
-    draws = torch.rand(num_rows, NUM_DRAWS, generator=generator)
-    return {name: _augment_video(video, config, draws.to(video.frames.device)) for name, video in batch.items()}
+    draws = torch.rand(num_here if num_rows is None else num_rows, NUM_DRAWS, generator=generator)
+    draws = draws[first_row : first_row + num_here]
+    return {name: _augment_video(video, config, draws.to(video.frames.device), size) for name, video in batch.items()}
 
 
-def _augment_video(video: Video, config: Augment, draws: Float[Tensor, "B 11"]) -> Video:
+def _has_margin(video: Video, size: tuple[int, int] | None) -> bool:
+    """Whether frames must be cut to become the model's.
+
+    Raises:
+        ValueError: They cannot become the model's.
+    """
+    given = tuple(video.frames.shape[-2:])
+    if video.frames.shape[1] == 0:
+        return False
+    if size is None:
+        if FRAME_SIZE in video.labels:
+            raise ValueError("rows differ in size; open the data with one size (size=64, or --data.size 64)")
+        return False
+    if given[0] < size[0] or given[1] < size[1]:
+        raise ValueError(
+            f"frames of {given[0]}x{given[1]} are smaller than the model's {size[0]}x{size[1]}; open the data with "
+            "this size, or with a load_size that is at least as large"
+        )
+    return given != size
+
+
+def _augment_video(video: Video, config: Augment, draws: Float[Tensor, "B 11"], size: tuple[int, int] | None) -> Video:
+    if size is not None and _has_margin(video, size):
+        video = _cut(video, config, draws, size)
+        config = replace(config, zoom=(1.0, 1.0), flip=0.0)
     frames = augment_frames(video.frames, config, draws)
     goal = None if video.goal is None else augment_frames(video.goal, config, draws)
     return replace(video, frames=frames, goal=goal)
+
+
+def _cut(video: Video, config: Augment, draws: Float[Tensor, "B 11"], size: tuple[int, int]) -> Video:
+    """Scale and mirror frames with a margin, and cut a window out of them."""
+    labels = dict(video.labels)
+    sizes = labels.pop(FRAME_SIZE, None)
+    if sizes is None:
+        sizes = torch.tensor(video.frames.shape[-2:], device=draws.device).expand(len(draws), 2)
+    low, high = config.zoom
+
+    def cut(frames: Tensor) -> Tensor:
+        factors = low + (high - low) * draws[:, 0:2]
+        mirrored = draws[:, 4] < config.flip
+        return scale_and_cut(frames, sizes, size, factors=factors, places=draws[:, 2:4], mirrored=mirrored)
+
+    return replace(video, frames=cut(video.frames), goal=None if video.goal is None else cut(video.goal), labels=labels)
 
 
 def augment_frames(
     frames: UInt8[Tensor, "B T 3 H W"], config: Augment, draws: Float[Tensor, "B 11"]
 ) -> UInt8[Tensor, "B T 3 H W"]:
     """Apply draws from U(0, 1) to frames; the same row of draws always does the same."""
-    if frames.shape[1] == 0:
+    if frames.shape[1] == 0 or not (config.moves or config.colours):
         return frames
     x = frames.float()
     if config.moves:

@@ -23,6 +23,7 @@ from vidreward.checkpoint import Description, RunFolder, load_weights, restore_t
 from vidreward.data.sampler import Batch, SampledFrames
 from vidreward.evaluate.metrics import spearman
 from vidreward.log import Logger
+from vidreward.margin import centre_views
 from vidreward.optimizers import learning_rate, make_optimizer
 from vidreward.reward_model import LearnedRewardModel
 from vidreward.scoring import autocast, score_episode
@@ -90,7 +91,7 @@ def fit[M: LearnedRewardModel](
                 raise KeyboardInterrupt(f"stopped after step {done}")
     if start < config.steps:
         model.eval()
-        model.calibrate(episodes)
+        model.calibrate(centre_views(episodes, model.frame_size))
         if saving:
             _save(saving, config.steps, model, optimizer)
     return model.eval()
@@ -109,7 +110,7 @@ def train_step(
     torch.manual_seed(_mix(config.seed, step))
     generator = torch.Generator().manual_seed(_mix(config.seed, step) + 1)
     videos = {name: video.to(device) for name, video in batch.videos.items()}
-    videos = augment_batch(videos, model.augment, generator)
+    videos = augment_batch(videos, model.augment, generator, size=model.frame_size)
     lr = learning_rate(step, base_lr=config.lr, total_steps=config.steps, warmup_steps=config.warmup_steps)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -136,7 +137,7 @@ def validate(model: LearnedRewardModel, episodes: Sequence[Episode], config: Fit
         Mean loss and its scalars over one draw an episode, and `value_order_correlation` (Spearman, -1..1) over the
         episodes for which it is defined.
     """
-    chosen = episodes[: config.val_episodes]
+    chosen = centre_views(episodes[: config.val_episodes], model.frame_size)
     size = min(config.batch_size, len(chosen))
     sampler = SampledFrames(chosen, model, size, seed=config.seed, stream=1)
     device = next(model.parameters()).device

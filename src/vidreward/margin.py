@@ -1,0 +1,147 @@
+"""Frames that were read with a margin around what a model sees: training cuts a random piece, scoring the centre.
+
+HOLD reads 288 pixels for 256 (docs/methods/hold_r.md). In training a frame is scaled by two random factors, for
+height and width, and a window is cut out of it. Only the pixels of the window are ever computed, in the arithmetic of
+`tf.image.resize` (bilinear, half-pixel centres, no antialiasing, float32, truncated to uint8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from vidreward.types import Episode, FrameSource
+
+FRAME_SIZE = "frame_size"
+"""Label of a video whose rows differ in size: the real height and width of each, int (B, 2)."""
+CPU_CHUNK = 2**18
+"""Numbers that a CPU works on at once, so that they stay in its cache."""
+
+
+@dataclass(frozen=True)
+class CentreSource:
+    """The centre of the frames of another source."""
+
+    source: FrameSource
+    size: tuple[int, int]
+
+    def read(self, indices: Sequence[int], camera: str) -> UInt8[ndarray, "T 3 H W"]:
+        return cut_centre(self.source.read(indices, camera), self.size)
+
+    def iterate(self, camera: str) -> Iterator[UInt8[ndarray, "3 H W"]]:
+        for frame in self.source.iterate(camera):
+            yield cut_centre(frame, self.size)
+
+
+def cut_centre(frames: UInt8[ndarray, "*T 3 H W"], size: tuple[int, int]) -> UInt8[ndarray, "*T 3 h w"]:
+    """Cut the centre of this (height, width) out of frames.
+
+    Raises:
+        ValueError: They are smaller.
+    """
+    height, width = frames.shape[-2:]
+    if (height, width) == size:
+        return frames
+    if height < size[0] or width < size[1]:
+        raise ValueError(
+            f"frames of {height}x{width} are smaller than the model's {size[0]}x{size[1]}; open them with this size, "
+            "or with a load_size that is at least as large"
+        )
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return np.ascontiguousarray(frames[..., top : top + size[0], left : left + size[1]])
+
+
+def centre_views(episodes: Sequence[Episode], size: tuple[int, int] | None) -> Sequence[Episode]:
+    """Return episodes whose frames and goals are the centres of those given; they themselves where size is None.
+
+    Raises:
+        ValueError: When a frame is read that is smaller than the size.
+    """
+    return episodes if size is None else [_centre_view(episode, size) for episode in episodes]
+
+
+def _centre_view(episode: Episode, size: tuple[int, int]) -> Episode:
+    goal = (lambda: cut_centre(episode.goal(), size)) if episode.has_goal else None
+    return Episode(episode.info, CentreSource(episode.source, size), columns=episode.columns, goal=goal)
+
+
+def scale_and_cut(
+    frames: UInt8[Tensor, "B T 3 H W"],
+    sizes: Int[Tensor, "B 2"],
+    size: tuple[int, int],
+    *,
+    factors: Float[Tensor, "B 2"],
+    places: Float[Tensor, "B 2"],
+    mirrored: Tensor,
+) -> UInt8[Tensor, "B T 3 h w"]:
+    """Scale each row, cut a window out of it and mirror it, the same for all frames of the row.
+
+    Args:
+        frames: Rows, each in the top left corner of H x W.
+        sizes: Real height and width of each row.
+        size: Height and width of the window.
+        factors: Magnification of height and width; a row is never scaled below the window.
+        places: Where the window lies, 0 (top, left) to 1 (excluded).
+        mirrored: Whether to mirror, bool (B,).
+    """
+    window = torch.tensor(size, device=frames.device)
+    scaled = torch.maximum((sizes * factors).long(), window)
+    offsets = (places * (scaled - window + 1)).long().clamp(max=scaled - window)
+    steps = torch.arange(size[1], device=frames.device).expand(len(frames), -1)
+    columns = offsets[:, 1:] + torch.where(mirrored[:, None], size[1] - 1 - steps, steps)
+    rows = offsets[:, :1] + torch.arange(size[0], device=frames.device)
+    x = _taps(columns, sizes[:, 1:], scaled[:, 1:])
+    y = _taps(rows, sizes[:, :1], scaled[:, :1])
+    planes = frames.flatten(1, 2)  # (B, T * 3, H, W)
+    if frames.is_cuda:
+        return _interpolate(planes, x, y).unflatten(1, frames.shape[1:3])
+    out = frames.new_empty((*planes.shape[:2], *size))
+    for row in range(len(planes)):
+        one_x, one_y = (_Taps(taps.low[row, None], taps.high[row, None], taps.weight[row, None]) for taps in (x, y))
+        first, last = int(one_y.low.min()), int(one_y.high.max())
+        one_y = _Taps(one_y.low - first, one_y.high - first, one_y.weight)
+        read = planes[row, None, :, first : last + 1]
+        num_planes = max(1, CPU_CHUNK // (read.shape[2] * size[1]))
+        for part, target in zip(read.split(num_planes, 1), out[row, None].split(num_planes, 1), strict=True):
+            target.copy_(_interpolate(part, one_x, one_y))
+    return out.unflatten(1, frames.shape[1:3])
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """The two pixels along one axis that make a new one, and the weight of the second."""
+
+    low: Int[Tensor, "B n"]
+    high: Int[Tensor, "B n"]
+    weight: Float[Tensor, "B n"]
+
+
+def _taps(places: Int[Tensor, "B n"], size: Int[Tensor, "B 1"], scaled: Int[Tensor, "B 1"]) -> _Taps:
+    """Say where the pixels at `places` of an axis that was scaled from `size` to `scaled` come from."""
+    scale = size.float() / scaled.float()
+    at = (places.float() + 0.5) * scale - 0.5
+    low = at.floor()
+    return _Taps(low.long().clamp(min=0), torch.minimum(at.ceil().long(), size - 1), at - low)
+
+
+def _interpolate(planes: UInt8[Tensor, "B P H W"], x: _Taps, y: _Taps) -> UInt8[Tensor, "B P h w"]:
+    """Interpolate along rows, then between them: the order, and so the rounding, of `tf.image.resize`."""
+    num_rows, num_planes, height, _ = planes.shape
+    shape = (num_rows, num_planes, height, x.low.shape[1])
+    left = planes.gather(3, x.low[:, None, None].expand(shape)).float()
+    right = planes.gather(3, x.high[:, None, None].expand(shape)).float()
+    lines = right.sub_(left).mul_(x.weight[:, None, None]).add_(left).view(-1, shape[3])
+    # whole lines are copied: gathering along this axis is ten times slower on a CPU
+    starts = height * torch.arange(num_rows * num_planes, device=planes.device).view(num_rows, num_planes, 1)
+    top = lines.index_select(0, (starts + y.low[:, None]).flatten())
+    bottom = lines.index_select(0, (starts + y.high[:, None]).flatten())
+    weight = y.weight[:, None].expand(-1, num_planes, -1).reshape(-1, 1)
+    # int16 in between: its conversion to uint8 is vectorised, that of float is not
+    out = bottom.sub_(top).mul_(weight).add_(top).to(torch.int16).to(torch.uint8)
+    return out.view(num_rows, num_planes, -1, shape[3])
