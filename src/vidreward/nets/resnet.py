@@ -15,6 +15,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidreward.nets.batch_norm import ClipBatchNorm2d
+
 FOLD_FROM = 300_000
 """Pixels of a batch from which scoring folds normalisation into the convolutions; it costs a pass over the weights."""
 
@@ -23,36 +25,9 @@ _STAGES: dict[int, tuple[int, int, int, int]] = {14: (1, 1, 1, 1), 18: (2, 2, 2,
 _BOTTLENECK = {14, 50}
 
 
-class ClipBatchNorm2d(nn.BatchNorm2d):
-    """Normalise each clip of the batch by its own statistics.
-
-    HOLD-C puts one video on each device, so that no statistic crosses videos (docs/methods/hold_c.md). Here a batch
-    holds `num_clips` clips of equal length, one after the other. The running statistics are flax's: the mean over
-    clips of the batch mean and of the *biased* batch variance, momentum 0.9 in flax's sense (0.1 in torch's).
-    """
-
-    def forward(self, x: Float[Tensor, "M C H W"], num_clips: int = 1) -> Float[Tensor, "M C H W"]:
-        """Normalise (num_clips * T, C, H, W)."""
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        means = torch.zeros(num_clips, self.num_features, device=x.device)
-        variances = torch.zeros_like(means)
-        clips = x.chunk(num_clips)
-        # momentum 1 makes batch_norm write the clip's own statistics into the rows: no second pass over x
-        out = [
-            F.batch_norm(clip, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-            for clip, mean, variance in zip(clips, means, variances, strict=True)
-        ]
-        count = clips[0].numel() // self.num_features
-        biased = variances.mean(0) * ((count - 1) / count)
-        with torch.no_grad():
-            self.running_mean.lerp_(means.mean(0), self.momentum)
-            self.running_var.lerp_(biased, self.momentum)
-        return out[0] if num_clips == 1 else torch.cat(out)
-
-
-def convolve(conv: nn.Module, norm: nn.Module, x: Tensor, num_clips: int, fold: bool) -> Float[Tensor, "M C H W"]:
+def convolve(
+    conv: nn.Module, norm: nn.Module, x: Tensor, num_clips: int | None, fold: bool
+) -> Float[Tensor, "M C H W"]:
     """Convolve and normalise; `fold` does both at once, which needs the running statistics (evaluation mode)."""
     if not fold:
         return norm(conv(x), num_clips)
@@ -82,7 +57,7 @@ class Block(nn.Module):
             conv = nn.Conv2d(num_inputs, num_outputs, 1, stride, bias=False)
             self.downsample = nn.ModuleList([conv, ClipBatchNorm2d(num_outputs)])
 
-    def forward(self, x: Tensor, num_clips: int, fold: bool) -> Tensor:
+    def forward(self, x: Tensor, num_clips: int | None, fold: bool) -> Tensor:
         residual = x
         if self.downsample is not None:
             residual = convolve(self.downsample[0], self.downsample[1], x, num_clips, fold)
@@ -129,8 +104,10 @@ class ResNet(nn.Module):
         """Return the residual blocks in order."""
         return [module for module in self.modules() if isinstance(module, Block)]
 
-    def forward(self, images: UInt8[Tensor, "M C H W"], num_clips: int = 1) -> Float[Tensor, "M D"]:
-        """Encode uint8 images (M, 3 * num_images, H, W); in training, `num_clips` clips are normalised apart.
+    def forward(self, images: UInt8[Tensor, "M C H W"], num_clips: int | None = None) -> Float[Tensor, "M D"]:
+        """Encode uint8 images (M, 3 * num_images, H, W).
+
+        In training, `num_clips` clips are normalised apart; None: the batch of all processes as one.
 
         Returns:
             float32 vectors (M, num_outputs).

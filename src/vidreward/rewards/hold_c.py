@@ -101,7 +101,7 @@ class HoldC(LearnedRewardModel):
         num_clips, num_frames = clip.index.shape
         fixed = self.config.variant == "fixed"
         images = clip.frames.flatten(0, 1)
-        embeddings = self.network(images, num_clips=1 if fixed else num_clips).unflatten(0, (num_clips, num_frames))
+        embeddings = self.network(images, num_clips=None if fixed else num_clips).unflatten(0, (num_clips, num_frames))
         sequences, timesteps = clip_ids(clip.index)
         per_pair = []
         for scale in self.config.scales if fixed else (1,):
