@@ -52,6 +52,7 @@ def _run_verb(words: list[str]) -> int:
         "inspect": inspect,
         "record": record,
         "train": train_help,
+        "convert": convert,
         "score": score,
         "evaluate": evaluate,
     }
@@ -142,6 +143,38 @@ def record(
 def train_help() -> int:
     """Train a reward model: `vidreward train NAME --data VIDEOS --out RUN`; NAME is a method or your own file.py."""
     return _run_train([])
+
+
+def convert(
+    kind: Positional[Literal["hold-c", "hold-r"]],
+    checkpoint: Positional[Path],
+    out: Positional[Path],
+    *,
+    size: int | None = None,
+    normalizer: float | None = None,
+) -> int:
+    """Turn a checkpoint that HOLD's authors released into a model to score with; its network is found in the file.
+
+    Args:
+        kind: Method of the checkpoint.
+        checkpoint: The file, as downloaded.
+        out: New folder.
+        size: Side of the frames, in pixels; 256 by default for a ResNet, and given by the file for a transformer.
+        normalizer: T, which rewards are divided by; the paper's by default: 5 for hold-c, 45 for hold-r.
+    """
+    from vidreward.convert.hold import convert_hold, describe_conversion
+
+    convert_hold(kind, checkpoint, out, size=size, normalizer=normalizer)
+    Console().print(
+        f"{describe_conversion(out)}\n"
+        f"converted: {out}\n"
+        f"next:      vidreward score {out} VIDEO --goal PICTURE\n"
+        f"           vidreward evaluate {out} --data VIDEOS",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
 
 
 def score(

@@ -133,7 +133,8 @@ def _num_heads(encoder: nn.Module) -> int:
 def _vit_sources(network: ViT) -> dict[str, Source]:
     sources = _plain_sources(network, {"backbone.patch_embed.proj": "embedding", "fc": "output_projection"})
     names = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    num_heads = network.backbone.blocks[0].attn.num_heads
+    num_heads = network.backbone.get_submodule("blocks.0.attn").num_heads
+    assert isinstance(num_heads, int)
     sources |= _encoder_sources(network.backbone, names, num_heads, "backbone.", "Transformer")
     state = network.state_dict()
     sources["backbone.cls_token"] = _same("cls", state["backbone.cls_token"])
