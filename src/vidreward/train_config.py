@@ -45,7 +45,8 @@ class DataConfig:
     cache_dir: Path | None = None
     """Where decoded frames are kept; $VIDREWARD_CACHE or ~/.cache/vidreward by default."""
     cache_gb: float = 20.0
-    """Largest cache this run may need."""
+    """Largest cache of decoded frames to make, in gigabytes (10^9 bytes); where they take more, each step decodes what
+    it needs from the videos, and so does 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +72,15 @@ class FitConfig:
     """`auto` takes a GPU when there is one."""
     precision: Precision = "auto"
     """`auto` is bfloat16 where the processor multiplies it natively."""
+    compile: bool = False
+    """Compile the model's loss with torch.compile: minutes at the start, then faster steps."""
     log_every: int = 20
     val_every: int = 500
     val_episodes: int = 32
     """Held-out episodes looked at in each validation."""
     checkpoint_every: int = 500
-    num_workers: int = 1
-    """Threads that read batches ahead."""
+    num_workers: int | None = None
+    """Threads that read batches ahead; by default one from a cache, and as many as there are cores from videos."""
     log: tuple[Backend, ...] = ()
     """Where numbers go besides the terminal and log.jsonl."""
 
@@ -91,8 +94,9 @@ class FitConfig:
             "checkpoint_every",
             "num_workers",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"fit.{name} must be at least 1; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"fit.{name} must be at least 1; got {value}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"fit.lr must be more than 0; got {self.lr}")
         if min(self.warmup_steps, self.weight_decay, self.seed) < 0:

@@ -62,7 +62,12 @@ def in_order(reader: Reader, video: VideoProbe) -> Iterator[av.VideoFrame]:
 
 
 def read_frames(
-    path: str | Path, indices: Sequence[int], spec: FrameSpec = FrameSpec(), *, video: VideoProbe | None = None
+    path: str | Path,
+    indices: Sequence[int],
+    spec: FrameSpec = FrameSpec(),
+    *,
+    video: VideoProbe | None = None,
+    num_threads: int = 0,
 ) -> UInt8[ndarray, "T 3 H W"]:
     """Decode frames by number: the same pixels as in one pass, decoding from the nearest key frame.
 
@@ -71,6 +76,7 @@ def read_frames(
         indices: Frame numbers, in the order wanted; repeats are allowed.
         spec: Size and crop of the frames.
         video: What `probe` found, where it is known already.
+        num_threads: Decoder threads; 0 takes as many as there are cores, which pays for large pictures only.
 
     Raises:
         IndexError: A number is outside the video.
@@ -87,7 +93,8 @@ def read_frames(
     numbers, counts = np.unique(wanted, return_counts=True)
     rows = np.split(np.argsort(wanted, kind="stable"), np.cumsum(counts)[:-1])
     source = seek_frames if len(video.keys) else pass_frames
-    for row, frame in zip(rows, source(path, numbers, spec, video), strict=True) if len(wanted) else ():
+    decode = source(path, numbers, spec, video, num_threads)
+    for row, frame in zip(rows, decode, strict=True) if len(wanted) else ():
         if frame.shape[1:] != (height, width):
             raise VideoError(f"{path}: pictures change from {(height, width)} to {frame.shape[1:]}; give one size")
         frames[row] = frame
@@ -104,11 +111,13 @@ def check_read_size(path: Path, num_frames: int, height: int, width: int) -> Non
         )
 
 
-def pass_frames(path: Path, numbers: ndarray, spec: FrameSpec, video: VideoProbe) -> Iterator[UInt8[ndarray, "3 H W"]]:
+def pass_frames(
+    path: Path, numbers: ndarray, spec: FrameSpec, video: VideoProbe, num_threads: int
+) -> Iterator[UInt8[ndarray, "3 H W"]]:
     """Yield the frames with these ascending numbers from one pass, which ends at the last of them."""
     wanted = set(numbers.tolist())
     convert = FrameConverter(spec)
-    with Reader(path, VIDEO_DEMUXERS) as reader:
+    with Reader(path, VIDEO_DEMUXERS, num_threads) as reader:
         for number, picture in enumerate(in_order(reader, video)):
             if number in wanted:
                 yield convert(picture)
@@ -116,7 +125,9 @@ def pass_frames(path: Path, numbers: ndarray, spec: FrameSpec, video: VideoProbe
                 return
 
 
-def seek_frames(path: Path, numbers: ndarray, spec: FrameSpec, video: VideoProbe) -> Iterator[UInt8[ndarray, "3 H W"]]:
+def seek_frames(
+    path: Path, numbers: ndarray, spec: FrameSpec, video: VideoProbe, num_threads: int
+) -> Iterator[UInt8[ndarray, "3 H W"]]:
     """Yield the frames with these ascending numbers, jumping over stretches nobody asked for.
 
     Each picture is recognised by its presentation time; when a jump misses, the rest comes from one pass.
@@ -125,14 +136,14 @@ def seek_frames(path: Path, numbers: ndarray, spec: FrameSpec, video: VideoProbe
     convert = FrameConverter(spec)
     pictures: Iterator[av.VideoFrame] | None = None
     position = 0
-    with Reader(path, VIDEO_DEMUXERS) as reader:
+    with Reader(path, VIDEO_DEMUXERS, num_threads) as reader:
         for place, number in enumerate(numbers):
             key = int(np.searchsorted(video.keys[:, 0], number, side="right")) - 1
             if pictures is None or (key >= 0 and video.keys[key, 0] > position):
                 pictures = pictures_from(reader, video, key)
             picture = picture_at(pictures, video.pts[number])
             if picture is None:
-                yield from pass_frames(path, numbers[place:], spec, video)
+                yield from pass_frames(path, numbers[place:], spec, video, num_threads)
                 return
             position = number + 1
             yield convert(picture)

@@ -1,21 +1,34 @@
 """From episodes to training batches: `SampledFrames` asks the model which frames it needs and reads only those.
 
-Batch k is a function of (seed, k) alone: there is no iterator to save, a resumed run draws what the uninterrupted
-one would have drawn.
+Batch k is a function of (seed, k) and the files alone: there is no iterator to save, a resumed run draws what the
+uninterrupted one would have drawn. Among 200,000 videos some are broken where nobody looked before; each time such a
+one is drawn another takes its place, chosen by seed and position, so that this too is the same in a resumed run.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy import ndarray
 
 from vidreward.data.collate import collate
+from vidreward.data.paths import Quarantined
+from vidreward.data.sources import DiskSource, UnreadableError
 from vidreward.reward_model import LearnedRewardModel
 from vidreward.types import Episode, Pick, Video
+
+MAX_BROKEN_SHARE = 0.1
+"""Share of the episodes tried that may be broken; above it something else is wrong, such as a disk."""
+MIN_TRIED = 100
+"""Episodes to try before that share means anything."""
+MAX_IN_A_ROW = 10
+"""Replacements tried for one row of a batch."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,18 @@ class Batch:
 
     videos: dict[str, Video]
     episode_ids: tuple[str, ...]
+    broken: tuple[Quarantined, ...] = ()
+    """Episodes that turned out to be broken and were replaced; each is named in the first batch that meets it."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What was read of one episode."""
+
+    episode: Episode
+    picks: dict[str, Pick]
+    frames: dict[str, ndarray | None]
+    broken: tuple[Quarantined, ...]
 
 
 class SampledFrames:
@@ -69,36 +94,115 @@ class SampledFrames:
         self.stream = stream
         self.num_rows = batch_size // num_processes
         self.first_row = rank * self.num_rows
+        self._lock = threading.Lock()
+        self._tried: set[str] = set()
+        self._broken: set[str] = set()
 
     def batch(self, step: int) -> Batch:
-        """Read this process's rows of batch number `step` (from 0); the same step gives the same batch."""
-        start = step * self.batch_size + self.first_row
-        rows = [self._row(position) for position in range(start, start + self.num_rows)]
-        episodes = [episode for episode, _ in rows]
-        names = rows[0][1].keys()
-        read = [_read_picks(episode, picks) for episode, picks in rows]
-        videos = {name: collate(name, episodes, [p[name] for _, p in rows], [r[name] for r in read]) for name in names}
-        return Batch(videos, tuple(episode.id for episode in episodes))
+        """Read this process's rows of batch number `step` (from 0); the same step gives the same batch.
 
-    def batches(self, start: int, stop: int, *, num_workers: int = 1, depth: int = 3) -> Iterator[Batch]:
-        """Yield batches start..stop-1 in order, read ahead by threads."""
-        with ThreadPoolExecutor(num_workers) as pool:
-            ahead = [pool.submit(self.batch, step) for step in range(start, min(start + depth, stop))]
+        Raises:
+            UnreadableError: So many episodes are broken that something else must be wrong.
+        """
+        return _stack([self._read_row(position) for position in self._positions(step)])
+
+    def batches(self, start: int, stop: int, *, num_workers: int | None = None, depth: int = 3) -> Iterator[Batch]:
+        """Yield batches start..stop-1 in order, read ahead by threads.
+
+        Args:
+            start: Number of the first batch.
+            stop: One more than the number of the last.
+            num_workers: Threads, which share the rows of a batch; None: `default_num_workers`.
+            depth: Batches that are read at once.
+        """
+        pool = ThreadPoolExecutor(num_workers or default_num_workers(self.episodes))
+
+        def submit(step: int) -> Future[Batch]:
+            # threads take tasks in order: when one takes the last, its rows are done or being read by others
+            rows = [pool.submit(self._read_row, position) for position in self._positions(step)]
+            return pool.submit(lambda: _stack([row.result() for row in rows]))
+
+        try:
+            ahead = [submit(step) for step in range(start, min(start + depth, stop))]
             for step in range(start, stop):
                 batch = ahead.pop(0).result()
                 if step + depth < stop:
-                    ahead.append(pool.submit(self.batch, step + depth))
+                    ahead.append(submit(step + depth))
                 yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _row(self, position: int) -> tuple[Episode, dict[str, Pick]]:
+    def _positions(self, step: int) -> range:
+        start = step * self.batch_size + self.first_row
+        return range(start, start + self.num_rows)
+
+    def _read_row(self, position: int) -> _Row:
+        """Read the episode at a place of the endless sequence, or, while that is broken, others in its place."""
         epoch, place = divmod(position, len(self.episodes))
-        order = self._order(epoch)
-        episode = self.episodes[int(order[place])]
-        rng = np.random.default_rng([self.seed, self.stream, 1, position])
-        return episode, self.model.sample(episode.info, rng)
+        number = int(_order(self.seed, self.stream, epoch, len(self.episodes))[place])
+        found: list[Quarantined] = []
+        attempt = 0
+        while True:
+            episode = self.episodes[number]
+            # a broken episode is tried again each time: it may be broken in its last frames only, and what a row
+            # shows must not depend on which rows were read before
+            replacement = [attempt] if attempt else []
+            rng = np.random.default_rng([self.seed, self.stream, 1, position, *replacement])
+            try:
+                picks = self.model.sample(episode.info, rng)
+                frames = _read_picks(episode, picks)
+            except UnreadableError as error:
+                found += self._note_broken(episode, error, attempt)
+                number = int(rng.integers(len(self.episodes)))
+                attempt += 1
+                continue
+            with self._lock:
+                self._tried.add(episode.id)
+            return _Row(episode, picks, frames, tuple(found))
 
-    def _order(self, epoch: int) -> ndarray:
-        return np.random.default_rng([self.seed, self.stream, 0, epoch]).permutation(len(self.episodes))
+    def _note_broken(self, episode: Episode, error: UnreadableError, attempt: int) -> list[Quarantined]:
+        """Keep count of broken episodes; returns this one unless it was named before.
+
+        Raises:
+            UnreadableError: There are too many.
+        """
+        with self._lock:
+            is_new = episode.id not in self._broken
+            self._broken.add(episode.id)
+            self._tried.add(episode.id)
+            num_broken, num_tried = len(self._broken), len(self._tried)
+        too_many = num_tried >= MIN_TRIED and num_broken > MAX_BROKEN_SHARE * num_tried
+        if too_many or attempt == MAX_IN_A_ROW:
+            raise UnreadableError(
+                error.source,
+                f"{num_broken} of the {num_tried} episodes read so far cannot be decoded, too many to be left out; "
+                f"is the disk there and whole? The last one: {error}",
+            ) from error
+        return [Quarantined(file=episode.id, reason=str(error))] if is_new else []
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, stream: int, epoch: int, num_episodes: int) -> ndarray:
+    """Shuffle the episodes for one pass; kept, since it is asked for by every row and takes long for 200,000."""
+    return np.random.default_rng([seed, stream, 0, epoch]).permutation(num_episodes)
+
+
+def default_num_workers(episodes: Sequence[Episode]) -> int:
+    """Choose how many threads read: one for frames in memory or in the cache, all cores where videos are decoded."""
+    if not any(isinstance(episode.source, DiskSource) for episode in episodes):
+        return 1
+    num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate
+    return max(1, len(os.sched_getaffinity(0)) // num_sharing)
+
+
+def _stack(rows: Sequence[_Row]) -> Batch:
+    episodes = [row.episode for row in rows]
+    videos = {
+        name: collate(name, episodes, [row.picks[name] for row in rows], [row.frames[name] for row in rows])
+        for name in rows[0].picks
+    }
+    broken = tuple(entry for row in rows for entry in row.broken)
+    return Batch(videos, tuple(episode.id for episode in episodes), broken)
 
 
 def _read_picks(episode: Episode, picks: dict[str, Pick]) -> dict[str, ndarray | None]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,14 @@ from vidreward.data.probe import DEFAULT_FPS, VideoProbe
 
 CLOCK_TOLERANCE = 1e-3
 """Seconds a stored frame time may be late and still count: Matroska and WebM round times to milliseconds."""
+
+
+class UnreadableError(VideoError):
+    """An episode that was opened cannot be decoded after all: a file is damaged in its middle, changed or gone."""
+
+    def __init__(self, source: DiskSource, reason: str) -> None:
+        super().__init__(reason)
+        self.source = source
 
 
 class Footage(Protocol):
@@ -53,13 +62,22 @@ class VideoFootage:
         spec: Size and crop.
         fps: Rate to resample to; None keeps the file's frames.
         rate: True rate of the file where its own is wrong.
+        video: What `probe` found, where it is known already.
     """
 
-    def __init__(self, path: Path, spec: FrameSpec, fps: float | None = None, rate: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: FrameSpec,
+        fps: float | None = None,
+        rate: float | None = None,
+        *,
+        video: VideoProbe | None = None,
+    ) -> None:
         self.files: tuple[Path, ...] = (path,)
         self.spec = spec
         self.timing: Mapping[str, float | None] = {"fps": fps, "rate": rate}
-        self.video: VideoProbe = probe(path)
+        self.video = video or probe(path)
         times = self.video.times * (self.video.fps / rate) if rate else self.video.times
         self.index = resample(times, fps)
         self.fps = fps or rate or self.video.fps
@@ -71,9 +89,9 @@ class VideoFootage:
         return self.video.num_frames
 
     def read(self, indices: Sequence[int]) -> UInt8[ndarray, "T 3 H W"]:
-        return read_frames(
-            self.files[0], self.index[np.asarray(indices, np.int64)].tolist(), self.spec, video=self.video
-        )
+        # one thread: a training step reads many episodes side by side, each a fraction of a second long
+        stored = self.index[np.asarray(indices, np.int64)].tolist()
+        return read_frames(self.files[0], stored, self.spec, video=self.video, num_threads=1)
 
     def iterate(self, num_threads: int = 0) -> Iterator[UInt8[ndarray, "3 H W"]]:
         """Decode every frame of the episode in one pass."""
@@ -139,10 +157,18 @@ def resample(times: Float[ndarray, "T"], fps: float | None) -> Int[ndarray, "S"]
         [0, 2, 4]
     """
     if fps is None:
-        return np.arange(len(times))
+        return every_frame(len(times))
     num_frames = int(np.floor((times[-1] + CLOCK_TOLERANCE) * fps)) + 1
     marks = np.arange(num_frames) / fps + min(CLOCK_TOLERANCE, 0.1 / fps)
     return np.searchsorted(times, marks, side="right") - 1
+
+
+@lru_cache(maxsize=1024)
+def every_frame(num_frames: int) -> Int[ndarray, "T"]:
+    """Count the frames of a video; videos of one length share the numbers, which counts with 200,000 of them."""
+    numbers = np.arange(num_frames)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def hash_file(path: Path) -> str:
@@ -158,17 +184,30 @@ class DiskSource:
     footage: Mapping[str, Footage]
     spec: FrameSpec
     goal_path: Path | None = None
+    content_of: Callable[[Path], str] = hash_file
+    """Identifies the content that a file had when it was opened, or when first asked."""
 
     def read(self, indices: Sequence[int], camera: str) -> UInt8[ndarray, "T 3 H W"]:
-        return self.footage[camera].read(indices)
+        with self.naming():
+            return self.footage[camera].read(indices)
 
     def iterate(self, camera: str) -> Iterator[UInt8[ndarray, "3 H W"]]:
-        return self.footage[camera].iterate()
+        with self.naming():
+            yield from self.footage[camera].iterate()
 
     def read_goal(self) -> UInt8[ndarray, "1 3 H W"]:
         """Read the goal picture, sized like the frames."""
         assert self.goal_path is not None
-        return read_image(self.goal_path, self.spec)[None]
+        with self.naming():
+            return read_image(self.goal_path, self.spec)[None]
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Say with an error which source it comes from, so that a caller can go on without that episode."""
+        try:
+            yield
+        except VideoError as error:
+            raise UnreadableError(self, str(error)) from error
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -188,16 +227,20 @@ class DiskSource:
 
     @cached_property
     def content_key(self) -> str:
-        """Identify the frames, by the content of the files when this was first asked."""
-        return self.hash_content()
+        """Identify the frames, by the content of the files when they were opened, or when this was first asked."""
+        return self.key_of(self.content_of)
 
     def hash_content(self) -> str:
         """Return a sha256 over the content of every file, as it is now, and how frames are taken from it."""
+        return self.key_of(hash_file)
+
+    def key_of(self, content_of: Callable[[Path], str]) -> str:
+        """Put the contents of the files and how frames are taken from them into one sha256."""
         cameras = {
-            camera: {"files": [hash_file(path) for path in footage.files], "index": hash_array(footage.index)}
+            camera: {"files": [content_of(path) for path in footage.files], "index": hash_array(footage.index)}
             for camera, footage in self.footage.items()
         }
-        goal = None if self.goal_path is None else hash_file(self.goal_path)
+        goal = None if self.goal_path is None else content_of(self.goal_path)
         content = {"format": FORMAT_VERSION, "cameras": cameras, "goal": goal, "spec": self.spec.to_json()}
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
