@@ -147,7 +147,7 @@ def fit[M: LearnedRewardModel](
         num_processes=processes.count(),
     )
     if processes.is_main():
-        validation = keep_readable(validation, note)
+        validation = keep_readable(validation[: config.val_episodes], note)
     num_workers = config.num_workers or default_num_workers(episodes)
     compute_loss = torch.compile(model.loss) if config.compile else model.loss
     watch = LossWatch(1 if device.type == "cpu" else config.log_every)
@@ -326,7 +326,8 @@ def _finish(model: LearnedRewardModel, episodes: Sequence[Episode], note: Note) 
     processes.mean_running_statistics(model)
     model.eval()
     if processes.is_main():
-        use_readable(model.calibrate, centre_views(episodes, model.frame_size), note)
+        # the views are made within: what is broken is told by the episodes themselves
+        use_readable(lambda whole: model.calibrate(centre_views(whole, model.frame_size)), episodes, note)
     processes.copy_from_main(model)
 
 
