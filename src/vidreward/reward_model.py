@@ -97,6 +97,20 @@ class LearnedRewardModel(RewardModel):
             agent: The same, from the agent's own episodes (online models only).
         """
 
+    def initialise(self, source: str) -> None:
+        """Start from weights that others published, as far as they fit; called once, before the first step.
+
+        Args:
+            source: A file or a name that this model knows to read.
+
+        Raises:
+            ValueError: There are none for this model, or these do not fit.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no published weights to start from; leave out --init-from {source}, or give a "
+            "run or checkpoint of vidreward"
+        )
+
     def calibrate(self, episodes: Sequence[Episode]) -> None:
         """Set statistics kept as buffers from training episodes; `fit` calls it last."""
 

@@ -8,6 +8,7 @@ that timm's weights load. Numbers that must agree with flax: LayerNorm's epsilon
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,7 +99,7 @@ class ViT(nn.Module):
 
 
 def make_backbone(config: ViTConfig, frame_size: tuple[int, int]) -> VisionTransformer:
-    """Make timm's vision transformer without its head, initialised as in flax."""
+    """Make timm's vision transformer without its head, initialised as HOLD's in flax."""
     # importing timm takes seconds, which only those who use it should wait
     from timm.models.vision_transformer import VisionTransformer
 
@@ -109,9 +110,15 @@ def make_backbone(config: ViTConfig, frame_size: tuple[int, int]) -> VisionTrans
         embed_dim=config.width,
         depth=config.num_layers,
         num_heads=config.num_heads,
-        mlp_ratio=config.mlp_dim / config.width,
-        norm_layer=lambda width: nn.LayerNorm(width, eps=LAYER_NORM_EPS),
-        act_layer=lambda: nn.GELU(approximate="tanh"),
+        mlp_ratio=(config.mlp_dim + 0.5) / config.width,  # timm rounds width * mlp_ratio down
+        norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS),
+        act_layer=partial(nn.GELU, approximate="tanh"),
         weight_init="jax",
     )
+    assert backbone.cls_token is not None
+    nn.init.zeros_(backbone.cls_token)
+    for name, weight in backbone.named_parameters():
+        if name.endswith("attn.qkv.weight"):
+            for part in weight.chunk(3):  # in flax, queries, keys and values each have a fan-out of their own
+                nn.init.xavier_uniform_(part)
     return backbone

@@ -127,7 +127,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embedding = nn.Parameter(torch.empty(1, num_tokens + 1, width).normal_(std=0.02))
+        self.pos_embedding = nn.Parameter(torch.empty(1, num_tokens + 1, width))
+        nn.init.normal_(self.pos_embedding, std=0.02)
         rates = [drop_path * layer / max(1, num_layers - 1) for layer in range(num_layers)]
         self.blocks = nn.ModuleList(Block(width, num_heads, mlp_dim, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
@@ -167,6 +168,7 @@ class ViViT(nn.Module):
         self.grid = count_patches(frame_size, config.patch_size)
         self.embedding = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
         lecun_normal_(self.embedding.weight)
+        assert self.embedding.bias is not None
         nn.init.zeros_(self.embedding.bias)
         self.spatial = _encoder(config, config.num_spatial_layers, self.grid[0] * self.grid[1])
         self.temporal = _encoder(config, config.num_temporal_layers, num_frames)

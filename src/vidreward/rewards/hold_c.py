@@ -31,7 +31,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
+from vidreward.convert.vit_init import initialise_vit
 from vidreward.nets.resnet import Depth, ResNet
+from vidreward.nets.vit import SMALL, TINY, ViT, ViTConfig
 from vidreward.reward_model import LearnedRewardModel, RewardConfig, require
 from vidreward.scoring import mean_initial_distance
 from vidreward.train_config import DataConfig, FitConfig, TrainConfig, pick_preset
@@ -44,10 +46,14 @@ class HoldCConfig(RewardConfig):
 
     variant: Literal["as_coded", "fixed"] = "fixed"
     """`as_coded`: the released code; `fixed`: its traps removed (see the module's text)."""
+    network: Literal["resnet", "vit"] = "resnet"
+    """The paper has both; its policies learned better from the ResNet."""
     depth: Depth = 18
     """Layers of the ResNet; the paper's is 50."""
     num_filters: int = 64
     """Width of the ResNet's stem; the stages have 1, 2, 4 and 8 times as many."""
+    vit: ViTConfig = SMALL
+    """Size of the ViT; the paper does not say which it used, `nets.vit.BASE` is likely."""
     embedding_dim: int = 32
     """Width of the embedding, which is not normalised."""
     num_frames: int = 32
@@ -63,20 +69,29 @@ class HoldCConfig(RewardConfig):
     augment: Augment = Augment()
 
     def build(self, data: DataSpec) -> HoldC:
-        """Make the model; frames may have any size."""
-        return HoldC(self)
+        """Make the model; frames may have any size for a ResNet, multiples of the patch for a ViT.
+
+        Raises:
+            ValueError: The frames cannot be cut into patches.
+        """
+        return HoldC(self, frame_size=(data.height, data.width))
 
 
 class HoldC(LearnedRewardModel):
     """Score a frame by minus its Euclidean distance to the goal in the learned embedding."""
 
     inputs = Inputs(goal="image")
+    network: ResNet | ViT
 
-    def __init__(self, config: HoldCConfig) -> None:
+    def __init__(self, config: HoldCConfig, *, frame_size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.config = config
         self.augment = config.augment
-        self.network = ResNet(config.depth, num_outputs=config.embedding_dim, num_filters=config.num_filters)
+        if config.network == "vit":
+            assert frame_size is not None, "a ViT is made for one frame size"
+            self.network = ViT(config.vit, frame_size=frame_size, num_outputs=config.embedding_dim)
+        else:
+            self.network = ResNet(config.depth, num_outputs=config.embedding_dim, num_filters=config.num_filters)
         self.register_buffer("normalizer", torch.tensor(1.0))
         self.normalizer: Tensor
 
@@ -101,7 +116,11 @@ class HoldC(LearnedRewardModel):
         num_clips, num_frames = clip.index.shape
         fixed = self.config.variant == "fixed"
         images = clip.frames.flatten(0, 1)
-        embeddings = self.network(images, num_clips=None if fixed else num_clips).unflatten(0, (num_clips, num_frames))
+        if isinstance(self.network, ResNet):
+            embeddings = self.network(images, num_clips=None if fixed else num_clips)
+        else:  # has no statistics over images
+            embeddings = self.network(images)
+        embeddings = embeddings.unflatten(0, (num_clips, num_frames))
         sequences, timesteps = clip_ids(clip.index)
         per_pair = []
         for scale in self.config.scales if fixed else (1,):
@@ -143,6 +162,21 @@ class HoldC(LearnedRewardModel):
     def calibrate(self, episodes: Sequence[Episode]) -> None:
         """Set HOLD's T so that the first frame's |distance| / T is about 1/3 (docs/methods/hold_c.md)."""
         self.normalizer.fill_(3 * mean_initial_distance(self, episodes))
+
+    def initialise(self, source: str) -> None:
+        """Start from a vision transformer of timm's, as HOLD from one trained on ImageNet-21k; the head stays as it is.
+
+        Args:
+            source: Name of a model in timm, or a file of its weights (.safetensors, .pth, or .npz of the original
+                authors), with this ViT's width, depth and patch.
+
+        Raises:
+            ValueError: The network is a ResNet (HOLD trains it from nothing), or the weights do not fit.
+        """
+        if isinstance(self.network, ResNet):
+            super().initialise(source)
+        else:
+            initialise_vit(self.network, source)
 
 
 def clip_ids(index: Int[Tensor, "B n"]) -> tuple[Int[Tensor, "B n"], Int[Tensor, "B n"]]:
@@ -201,7 +235,7 @@ def recipe(preset: str = "default") -> TrainConfig:
     """Return a complete configuration.
 
     `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `paper` has the
-    paper's Table II, `debug` runs in seconds.
+    paper's Table II, `debug` and `debug_vit` run in seconds.
     """
     default = TrainConfig(
         reward=HoldCConfig(num_filters=16, augment=JITTER),
@@ -218,6 +252,11 @@ def recipe(preset: str = "default") -> TrainConfig:
         ),
         "debug": TrainConfig(
             reward=HoldCConfig(depth=14, num_filters=16, embedding_dim=8, num_frames=12),
+            data=DataConfig(size=32),
+            fit=FitConfig(steps=100, batch_size=4, lr=1e-3, warmup_steps=5, val_every=50, checkpoint_every=50),
+        ),
+        "debug_vit": TrainConfig(
+            reward=HoldCConfig(network="vit", vit=TINY, embedding_dim=8, num_frames=12),
             data=DataConfig(size=32),
             fit=FitConfig(steps=100, batch_size=4, lr=1e-3, warmup_steps=5, val_every=50, checkpoint_every=50),
         ),

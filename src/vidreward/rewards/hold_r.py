@@ -19,20 +19,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
+from vidreward.convert.flax_file import read_parameters
+from vidreward.convert.vivit_init import initialise_vivit
 from vidreward.nets.resnet import Depth, ResNet
+from vidreward.nets.vivit import SMALL, TINY, ViViT, ViViTConfig
 from vidreward.reward_model import LearnedRewardModel, RewardConfig, require, windows
 from vidreward.scoring import mean_initial_distance
 from vidreward.train_config import DataConfig, FitConfig, TrainConfig, pick_preset
 from vidreward.types import DataSpec, Episode, EpisodeInfo, Inputs, Pick, Video
+
+WINDOWS_PER_PIECE = 1024
+"""Windows given to the ViViT's temporal half at once, which bounds the memory that an hour of video takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +48,14 @@ class HoldRConfig(RewardConfig):
 
     variant: Literal["as_coded", "fixed"] = "fixed"
     """`as_coded`: the released loss; `fixed`: scaled Huber loss (see the module's text)."""
+    network: Literal["resnet", "vivit"] = "resnet"
+    """`resnet` reads history and goal as one image of many channels; `vivit` reads each by itself, then all in time."""
     depth: Depth = 18
     """Layers of the ResNet; the paper's is 50."""
     num_filters: int = 64
     """Width of the ResNet's stem; the stages have 1, 2, 4 and 8 times as many."""
+    vivit: ViViTConfig = SMALL
+    """Size of the ViViT; the paper's is `nets.vivit.LARGE`."""
     num_history: int = 1
     """State frames in front of the goal; the paper has 1 and 3."""
     last_frame_goals: float = 0.5
@@ -57,21 +68,31 @@ class HoldRConfig(RewardConfig):
     augment: Augment = Augment()
 
     def build(self, data: DataSpec) -> HoldR:
-        """Make the model; frames may have any size."""
+        """Make the model; frames may have any size for a ResNet, multiples of the patch for a ViViT.
+
+        Raises:
+            ValueError: The frames cannot be cut into patches.
+        """
+        if self.network == "vivit":
+            return HoldRViViT(self, mean_fps=data.fps, frame_size=(data.height, data.width))
         return HoldR(self, mean_fps=data.fps)
 
 
 class HoldR(LearnedRewardModel):
     """Score a frame by minus the predicted time from it to the goal."""
 
-    def __init__(self, config: HoldRConfig, *, mean_fps: float) -> None:
+    network: ResNet | ViViT
+
+    def __init__(self, config: HoldRConfig, *, mean_fps: float, network: ViViT | None = None) -> None:
         super().__init__()
+        assert (network is not None) == (config.network == "vivit"), "HoldRConfig.build makes the class that fits"
         self.config = config
         self.augment = config.augment
         self.inputs = Inputs(context=config.num_history, goal="image")
         self.counts_frames_at = None if config.predict_seconds else mean_fps
-        self.network = ResNet(
-            config.depth, num_images=config.num_history + 1, num_outputs=1, num_filters=config.num_filters
+        num_images = config.num_history + 1
+        self.network = network or ResNet(
+            config.depth, num_images=num_images, num_outputs=1, num_filters=config.num_filters
         )
         self.register_buffer("mean_fps", torch.tensor(mean_fps))
         self.register_buffer("normalizer", torch.tensor(1.0))
@@ -137,6 +158,62 @@ class HoldR(LearnedRewardModel):
         self.normalizer.fill_(3 * mean_initial_distance(self, episodes))
 
 
+class HoldRViViT(HoldR):
+    """HOLD-R with a ViViT, whose spatial half reads each frame by itself: scoring encodes frames and goal once.
+
+    A ResNet cannot be split like this: its first convolution sums over the stacked frames, and all that follows is not
+    linear.
+    """
+
+    network: ViViT
+
+    def __init__(self, config: HoldRConfig, *, mean_fps: float, frame_size: tuple[int, int]) -> None:
+        network = ViViT(config.vivit, num_frames=config.num_history + 1, frame_size=frame_size)
+        super().__init__(config, mean_fps=mean_fps, network=network)
+
+    def distance(self, frames: Tensor, goal: Tensor) -> Float[Tensor, "B"]:
+        """Predict the time from the last of `frames` (B, num_history, 3, H, W) to `goal` (B, G, 3, H, W)."""
+        return self.network(torch.cat([frames, goal[:, -1:]], 1))[:, 0]
+
+    def encode(self, frames: UInt8[Tensor, "M 3 H W"]) -> Float[Tensor, "M D"]:
+        """Make each frame's token."""
+        return self.network.encode_frames(frames)
+
+    def score_codes(
+        self, codes: Float[Tensor, "B T D"], goal_codes: Float[Tensor, "B G D"] | None, video: Video, *, seed: int = 0
+    ) -> Float[Tensor, "B T"]:
+        """Slide a window over the tokens; only the temporal half runs."""
+        require(video, self.inputs, "HOLD-R")
+        assert goal_codes is not None
+        num_rows, num_frames = codes.shape[:2]
+        index = windows(num_frames, self.config.num_history, codes.device)
+        goals = goal_codes[:, None, -1:].expand(-1, num_frames, -1, -1)
+        tokens = torch.cat([codes[:, index], goals], 2).flatten(0, 1)  # (B * T, num_history + 1, D)
+        distances = torch.cat([self.network.decide(piece) for piece in tokens.split(WINDOWS_PER_PIECE)])
+        return -distances.view(num_rows, num_frames)
+
+    def score(self, video: Video, *, seed: int = 0) -> Float[Tensor, "B T"]:
+        """Return minus `distance` of every window, encoding each frame and the goal once."""
+        require(video, self.inputs, "HOLD-R")
+        assert video.goal is not None
+        num_rows, num_frames = video.frames.shape[:2]
+        images = torch.cat([video.frames, video.goal[:, -1:]], 1)
+        codes = self.encode(images.flatten(0, 1)).unflatten(0, (num_rows, num_frames + 1))
+        return self.score_codes(codes[:, :-1], codes[:, -1:], video, seed=seed)
+
+    def initialise(self, source: str) -> None:
+        """Start from a ViViT that scenic trained to classify videos (docs/methods/hold_r.md); the head stays at zero.
+
+        Args:
+            source: Checkpoint file of scenic, of a factorised encoder with these widths and depths.
+
+        Raises:
+            ValueError: The file is damaged, or its arrays do not fit.
+        """
+        params, _, _ = read_parameters(Path(source))
+        initialise_vivit(self.network, params, source)
+
+
 def draw_ordered(num_frames: int, num_drawn: int, rng: np.random.Generator) -> list[int]:
     """Draw increasing frame numbers, every such set equally likely; they repeat only in a video that is too short."""
     return sorted(rng.choice(num_frames, size=num_drawn, replace=num_frames < num_drawn).tolist())
@@ -189,7 +266,7 @@ def recipe(preset: str = "default") -> TrainConfig:
     """Return a complete configuration.
 
     `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `paper` has the
-    ResNet row of the paper's Table I, `debug` runs in seconds.
+    ResNet row of the paper's Table I, `debug` and `debug_vivit` run in seconds.
     """
     default = TrainConfig(
         reward=HoldRConfig(num_filters=16, augment=JITTER),
@@ -208,6 +285,11 @@ def recipe(preset: str = "default") -> TrainConfig:
             reward=HoldRConfig(depth=14, num_filters=16),
             data=DataConfig(size=32),
             fit=FitConfig(steps=150, batch_size=16, lr=2e-3, warmup_steps=5, val_every=75, checkpoint_every=75),
+        ),
+        "debug_vivit": TrainConfig(
+            reward=HoldRConfig(network="vivit", vivit=TINY, num_history=3),
+            data=DataConfig(size=32),
+            fit=FitConfig(steps=150, batch_size=16, lr=2e-3, warmup_steps=15, val_every=75, checkpoint_every=75),
         ),
     }
     return pick_preset(presets, preset)
