@@ -71,7 +71,13 @@ def test_scores_and_description_come_back(saved: Path) -> None:
     assert np.array_equal(score_episode(again, episode), score_episode(model, episode))
     description = read_description(saved)
     assert (description.reward, description.config, description.data) == ("hold_c", CONFIG, SPEC)
-    assert description.preprocessing == {"size": 32, "resize": "squash", "crop": [0.0, 0.0, 1.0, 0.5], "fps": None}
+    assert description.preprocessing == {
+        "size": 32,
+        "resize": "squash",
+        "load_size": None,
+        "crop": [0.0, 0.0, 1.0, 0.5],
+        "fps": None,
+    }
 
 
 def test_memory_format_is_not_saved(tmp_path: Path, saved: Path) -> None:

@@ -179,8 +179,9 @@ def test_sampler_pads_and_fills_labels() -> None:
 
 
 def test_frames_of_two_sizes_are_refused() -> None:
+    batch = SampledFrames([*dot_episodes(1), *dot_episodes(1, size=24)], make_model(), 2, seed=0).batch(0)
     with pytest.raises(ValueError, match="one size"):
-        SampledFrames([*dot_episodes(1), *dot_episodes(1, size=24)], make_model(), 2, seed=0).batch(0)
+        augment_batch(batch.videos, Augment(), torch.Generator())
 
 
 # --- augmentation ----------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class Preprocessing:
     size: int | None = None
     """Side of the square frames; None: the size of `Description.data`."""
     resize: Literal["squash", "crop"] = "squash"
+    load_size: int | None = None
+    """Shorter side that was scaled to before the centre was cut out; None: that of the frames."""
     crop: tuple[float, float, float, float] | None = None
     fps: float | None = None
     """Rate the videos were resampled to; None: their own."""

@@ -24,7 +24,7 @@ from vidreward.checkpoint import (
     load,
     read_description,
 )
-from vidreward.config import from_json
+from vidreward.config import from_json, to_json
 from vidreward.data.cache import build_cache
 from vidreward.data.decode import FrameSpec, VideoError, read_image
 from vidreward.data.episode_set import EpisodeSet
@@ -68,14 +68,16 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
     choose_device(config.fit.device)
     episodes = open_training_data(config.data)
     training, validation = episodes.split(config.data.validation, seed=config.fit.seed)
-    spec = episodes.data_spec()
+    data = config.data
+    spec = episodes.data_spec((data.size, data.size))
     with torch.random.fork_rng():
         torch.manual_seed(config.fit.seed)
         model = build_model(config.reward, spec, reward)
     if not isinstance(model, LearnedRewardModel):
         raise ValueError(f"{reward} has nothing to train; use it with `vidreward score` as it is")
-    data = config.data
-    preprocessing = {"size": data.size, "resize": data.resize, "crop": data.crop, "fps": data.fps}
+    preprocessing = to_json(
+        Preprocessing(size=data.size, resize=data.resize, load_size=data.load_size, crop=data.crop, fps=data.fps)
+    )
     name = Path(reward).stem if reward.endswith(".py") else reward.replace("-", "_")
     description = Description(reward=name, config=config.reward, data=spec, preprocessing=preprocessing)
     saving = Saving(run=RunFolder(out), description=description, fingerprint=training.fingerprint())
@@ -92,15 +94,22 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
 
 
 def open_training_data(config: DataConfig) -> EpisodeSet:
-    """Open and cache the episodes a run trains and validates on.
+    """Open and cache the episodes a run trains and validates on; with `load_size`, whole pictures of that side.
 
     Raises:
-        ValueError: No path, an unknown task, or nothing left.
+        ValueError: No path, a margin that is none, an unknown task, or nothing left.
     """
     if not config.path:
         raise ValueError("no videos given; add --data FOLDER")
+    scored = FrameSpec(size=(config.size, config.size), resize=config.resize, load_size=config.load_size)
     opened = open_episodes(
-        config.path, size=config.size, resize=config.resize, crop=config.crop, camera=config.camera, fps=config.fps
+        config.path,
+        size=scored.size if config.load_size is None else None,
+        resize=config.resize,
+        load_size=config.load_size,
+        crop=config.crop,
+        camera=config.camera,
+        fps=config.fps,
     )
     episodes = opened
     if config.tasks is not None:
@@ -140,7 +149,9 @@ def open_like_training(
     description = read_description(find_checkpoint(model_path), model_file=model_file)
     made = from_json(Preprocessing, description.preprocessing, "preprocessing")
     size = (description.data.height, description.data.width) if made.size is None else made.size
-    return open_episodes(data, size=size, resize=made.resize, crop=made.crop, camera=camera, fps=made.fps)
+    return open_episodes(
+        data, size=size, resize=made.resize, load_size=made.load_size, crop=made.crop, camera=camera, fps=made.fps
+    )
 
 
 def report_quarantine(episodes: EpisodeSet, log: Logger) -> None:

@@ -71,7 +71,8 @@ def layout_of(source: DiskSource, key: str) -> Layout:
     """Plan the cache file of an episode."""
     shapes = {f"camera/{name}": (len(f.index), 3, *f.size) for name, f in source.footage.items()}
     if source.goal_path is not None:
-        shapes[GOAL] = (1, 3, *source.size)
+        # read with a margin, a goal of another shape than the video's keeps its own
+        shapes[GOAL] = (1, 3, *(source.read_goal().shape[2:] if source.spec.has_margin else source.size))
     return Layout(key=key, shapes=shapes)
 
 

@@ -132,22 +132,26 @@ class EpisodeSet(Sequence[Episode]):
             rows = list(pool.map(describe, self.episodes))
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
-    def data_spec(self) -> DataSpec:
+    def data_spec(self, size: tuple[int, int] | None = None) -> DataSpec:
         """Describe the data for `RewardConfig.build`.
+
+        Args:
+            size: Height and width that are cut out of frames read with a margin; None: that of the frames.
 
         Raises:
             ValueError: Episodes differ in frame size or in the width of state or action.
         """
         sizes = sorted({stored_source(episode).size for episode in self})
-        if len(sizes) > 1:
+        if size is None and len(sizes) > 1:
             shown = ", ".join(f"{width}x{height}" for height, width in sizes[:MAX_NAMED])
             raise ValueError(
                 f"{self.root}: frames differ in size ({shown}); give open_episodes one size=(height, width)"
             )
+        height, width = sizes[0] if size is None else size
         common = [c for c in self[0].cameras if all(c in episode.cameras for episode in self)]
         return DataSpec(
-            height=sizes[0][0],
-            width=sizes[0][1],
+            height=height,
+            width=width,
             fps=float(np.mean([episode.fps for episode in self])),
             cameras=tuple(common),
             tasks=tuple(sorted({episode.task for episode in self if episode.task is not None})),

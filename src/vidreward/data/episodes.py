@@ -29,6 +29,7 @@ def open_episodes(
     *,
     size: int | tuple[int, int] | None = None,
     resize: Literal["squash", "crop"] = "squash",
+    load_size: int | None = None,
     crop: tuple[float, float, float, float] | None = None,
     camera: str | None = None,
     fps: float | None = None,
@@ -42,6 +43,8 @@ def open_episodes(
         path: Folder or video file.
         size: Height and width of the frames, one number for a square; None keeps each file's own.
         resize: "squash" changes the aspect ratio; "crop" fits the shorter side, then cuts the centre.
+        load_size: Shorter side to scale to, with resize="crop": a margin around `size` that is cut off, or kept without
+            a size.
         crop: Box to keep before resizing: left, top, right, bottom as fractions 0-1 of the frame.
         camera: The camera that comes first, and so is read by default; None: the order of the metadata.
         fps: Resample every episode to this rate: the last frame shown at or before each k / fps seconds.
@@ -50,7 +53,8 @@ def open_episodes(
         ValueError: Nothing that can be opened is there; or a metadata file cannot be understood.
         FileNotFoundError: The path does not exist.
     """
-    spec = FrameSpec(size=(size, size) if isinstance(size, int) else size, resize=resize, crop=crop)
+    frame_size = (size, size) if isinstance(size, int) else size
+    spec = FrameSpec(size=frame_size, resize=resize, load_size=load_size, crop=crop)
     if fps is not None and not 0 < fps <= 1000:
         raise ValueError(f"fps must be more than 0 and at most 1000, or None; got {fps}")
     given = Path(path)
@@ -122,7 +126,7 @@ def make_episode(candidate: Candidate, spec: FrameSpec, camera: str | None, fps:
         if len(other.index) != len(first.index):
             raise ValueError(f"camera {name!r} has {len(other.index)} frames, the first has {len(first.index)}")
     source = DiskSource(footage, spec, candidate.goal)
-    if candidate.goal is not None and source.read_goal().shape[2:] != first.size:
+    if candidate.goal is not None and not spec.has_margin and source.read_goal().shape[2:] != first.size:
         raise ValueError(f"goal {candidate.goal.name} and frames differ in size; give open_episodes a size")
     info = EpisodeInfo(
         id=candidate.id,

@@ -37,12 +37,17 @@ class FrameSpec:
         (96, 96)
         >>> FrameSpec(crop=(0.0, 0.0, 0.5, 1.0)).output_size(720, 1280)
         (720, 640)
+        >>> FrameSpec(load_size=288, resize="crop").output_size(720, 1280)
+        (288, 512)
     """
 
     size: tuple[int, int] | None = None
     """Height and width in pixels; None keeps the file's own."""
     resize: Literal["squash", "crop"] = "squash"
     """"squash" changes the aspect ratio; "crop" fits the shorter side, then cuts the centre."""
+    load_size: int | None = None
+    """Shorter side to scale to, with resize="crop": more than `size` leaves a margin that is cut off, and without a
+    size the whole picture is kept. None scales to `size`."""
     crop: tuple[float, float, float, float] | None = None
     """Box to keep: left, top, right, bottom edges as fractions 0-1 of the upright frame; drops an inset picture."""
 
@@ -51,12 +56,34 @@ class FrameSpec:
             raise ValueError(f"size must be (height, width), each 1 to 16384 pixels, or None; got {self.size}")
         if self.resize not in ("squash", "crop"):
             raise ValueError(f"resize must be 'squash' or 'crop'; got {self.resize!r}")
+        if self.load_size is not None:
+            self.check_load_size(self.load_size)
         if self.crop is not None:
             if len(self.crop) != 4:
                 raise ValueError(f"crop must be (left, top, right, bottom) as fractions 0-1; got {self.crop}")
             left, top, right, bottom = self.crop
             if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
                 raise ValueError(f"crop must have 0 <= left < right <= 1 and 0 <= top < bottom <= 1; got {self.crop}")
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether whole pictures are kept, scaled, so that their shapes may differ."""
+        return self.load_size is not None and self.size is None
+
+    def check_load_size(self, load_size: int) -> None:
+        """Refuse a margin that is none, or that would have no meaning."""
+        if not 1 <= load_size <= 16384:
+            raise ValueError(f"load_size must be 1 to 16384 pixels, or None; got {load_size}")
+        if self.resize != "crop":
+            raise ValueError(
+                f"load_size {load_size} keeps the aspect ratio and resize={self.resize!r} does not; give "
+                "resize='crop' (--data.resize crop), or no load_size"
+            )
+        if self.size is not None and load_size < max(self.size):
+            raise ValueError(
+                f"load_size {load_size} is less than the size {max(self.size)} that is cut out of it; give at least "
+                f"{max(self.size)}"
+            )
 
     def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Return left, top, right, bottom in pixels; at least one pixel is kept."""
@@ -68,10 +95,25 @@ class FrameSpec:
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) of frames made from an upright picture of this size."""
         left, top, right, bottom = self.crop_box(height, width)
-        return self.size or (bottom - top, right - left)
+        return self.size or self.scaled_size(bottom - top, right - left)
+
+    def scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that a cropped picture is scaled to, before its centre is cut out."""
+        if self.load_size is not None:
+            return max(self.load_size, height * self.load_size // width), max(
+                self.load_size, width * self.load_size // height
+            )
+        if self.size is None:
+            return height, width
+        if self.resize == "squash":
+            return self.size
+        scale = max(self.size[0] / height, self.size[1] / width)  # the smallest that covers it in proportion
+        return max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale))
 
     def to_json(self) -> dict[str, object]:
-        return {"size": self.size, "resize": self.resize, "crop": self.crop}
+        """Write the settings down; one that is not used is left out, so that older cache files keep their names."""
+        margin = {} if self.load_size is None else {"load_size": self.load_size}
+        return {"size": self.size, "resize": self.resize, "crop": self.crop, **margin}
 
 
 class FrameConverter:
@@ -87,8 +129,8 @@ class FrameConverter:
         transparent = any(component.is_alpha for component in picture.format.components)
         if transparent or matrix is not None or self.spec.crop is not None:
             picture = self.rebuild(picture, transparent, matrix)
-        size = self.spec.size or (picture.height, picture.width)
-        height, width = scaled_size(picture.height, picture.width, size, self.spec.resize)
+        height, width = self.spec.scaled_size(picture.height, picture.width)
+        size = self.spec.size or (height, width)
         pixels = self.to_array(picture, "rgb24", height, width)
         top, left = (height - size[0]) // 2, (width - size[1]) // 2
         return np.ascontiguousarray(pixels[top : top + size[0], left : left + size[1]].transpose(2, 0, 1))
@@ -116,14 +158,6 @@ class FrameConverter:
             threads=1,
         )
         return converted.to_ndarray()
-
-
-def scaled_size(height: int, width: int, size: tuple[int, int], resize: str) -> tuple[int, int]:
-    """Return the size to scale to: `size` itself, or for "crop" the smallest that covers it in proportion."""
-    if resize == "squash":
-        return size
-    scale = max(size[0] / height, size[1] / width)
-    return max(size[0], round(height * scale)), max(size[1], round(width * scale))
 
 
 def display_matrix(picture: av.VideoFrame) -> ndarray | None:

@@ -155,6 +155,7 @@ def source_for(job: Mapping[str, Any]) -> DiskSource:
     spec = FrameSpec(
         size=given["size"] and tuple(given["size"]),
         resize=given["resize"],
+        load_size=given.get("load_size"),
         crop=given["crop"] and tuple(given["crop"]),
     )
     footage: dict[str, Footage] = {}
