@@ -127,12 +127,12 @@ def fit[M: LearnedRewardModel](
         ValueError: The run's checkpoint was trained on other data.
     """
     processes.start(config.device)
-    # a process names the broken videos of its own rows, and is silent else
-    say = log.message if processes.is_main() else Logger(None).message
+    # each process names the broken videos of its own rows; the rest only the main one tells
+    messages = log if processes.is_main() else Logger(None)
     log = log if processes.is_main() else Logger(None, quiet=True)
 
     def note(episode_id: str, reason: str) -> None:
-        say(f"left out {episode_id}: {reason}")
+        messages.message(f"left out {episode_id}: {reason}")
 
     device = choose_device(config.device)
     model.to(device).to(memory_format=torch.channels_last)
@@ -163,9 +163,9 @@ def fit[M: LearnedRewardModel](
             stops = processes.any_process(interrupted.is_set()) and not is_last
             if done % config.log_every == 0 or is_last:
                 log.scalars(done, {f"train/{name}": value for name, value in _mean_scalars(scalars).items()})
-            if validation and (done % config.val_every == 0 or is_last):
+            if done % config.val_every == 0 or is_last:
                 processes.mean_running_statistics(model)
-                if processes.is_main():
+                if validation and processes.is_main():
                     measured = validate(model, validation, config)
                     log.scalars(done, {f"val/{name}": value for name, value in measured.items()})
             if saving and not is_last and (stops or done % config.checkpoint_every == 0):

@@ -242,21 +242,27 @@ class Video:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Video:
         """Move every tensor to a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(device, non_blocking=non_blocking)
+    def pin_memory(self) -> Video:
+        """Copy every tensor to memory that a GPU can read by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Video:
+        def optional(value: Tensor | None) -> Tensor | None:
+            return None if value is None else change(value)
 
         return replace(
             self,
-            frames=self.frames.to(device, non_blocking=non_blocking),
-            index=self.index.to(device, non_blocking=non_blocking),
-            length=self.length.to(device, non_blocking=non_blocking),
-            fps=self.fps.to(device, non_blocking=non_blocking),
-            goal=move(self.goal),
-            goal_state=move(self.goal_state),
-            state=move(self.state),
-            action=move(self.action),
-            labels={name: value.to(device, non_blocking=non_blocking) for name, value in self.labels.items()},
+            frames=change(self.frames),
+            index=change(self.index),
+            length=change(self.length),
+            fps=change(self.fps),
+            goal=optional(self.goal),
+            goal_state=optional(self.goal_state),
+            state=optional(self.state),
+            action=optional(self.action),
+            labels={name: change(value) for name, value in self.labels.items()},
         )
 
     @classmethod
