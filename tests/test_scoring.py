@@ -1,4 +1,4 @@
-"""Scoring: streaming, pieces, memory, precision, refusals; and from scores to rewards."""
+"""Scoring: streaming, pieces, memory, precision, refusals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,7 +18,6 @@ from dots import dot_episodes, dot_frames
 from vidreward.reward_model import RewardModel, windows
 from vidreward.rewards.hold_c import HoldC, HoldCConfig
 from vidreward.rewards.hold_r import HoldR, HoldRConfig
-from vidreward.rl.reward import Shaping, label, shape_scores, usual_shaping
 from vidreward.scoring import StreamingScorer, device_of, mean_initial_distance, score_episode, score_frames
 from vidreward.types import Episode, Inputs, Video
 
@@ -204,57 +200,9 @@ def test_memory_of_a_long_video_is_bounded() -> None:
     assert float(done.stdout) < 25, f"{done.stdout} MB more for 20,000 more frames, which hold 61 MB"
 
 
-# --- rewards ---------------------------------------------------------------------------------------------------------
-
-
-def test_shape_scores_known_answers() -> None:
-    scores = -np.array([6, 5, 5.5, 3])  # distances; the goal's own is 0.5, T is 5
-    hold = Shaping(baseline=True, clip=True, scale=1 / 5)
-    np.testing.assert_allclose(shape_scores(scores, hold, -0.5), [-0.9, -1.0, -0.5])
-    first = shape_scores(np.array([0, *scores]), hold, -0.5)
-    np.testing.assert_allclose(first, [-1.1, -0.9, -1.0, -0.5])
-    difference = Shaping(baseline=True, clip=True, difference=True, scale=1 / 5)
-    np.testing.assert_allclose(shape_scores(scores, difference, -0.5), [0.2, -0.1, 0.5])
-    np.testing.assert_allclose(shape_scores(scores, Shaping()), [-5, -5.5, -3])
-    np.testing.assert_allclose(shape_scores(scores, Shaping(difference=True, discount=0.5)), [3.5, 2.25, 4.0])
-
-
-def test_clipping_pays_no_more_than_the_goal() -> None:
-    scores = np.array([-2.0, -0.1, -3.0])
-    assert shape_scores(scores, Shaping(baseline=True, clip=True), -1.0).tolist() == [0.0, -2.0]
-
-
-@given(
-    hnp.arrays(np.float64, st.integers(2, 40), elements=st.floats(-1e3, 1e3)),
-    st.floats(-1e3, 1e3),
-    st.booleans(),
-    st.floats(0.01, 10),
-)
-def test_difference_rewards_telescope(scores: np.ndarray, goal: float, clip: bool, scale: float) -> None:
-    shaping = Shaping(baseline=True, clip=clip, difference=True, scale=scale)
-    values = np.minimum(scores - goal, 0) if clip else scores - goal
-    rewards = shape_scores(scores, shaping, goal)
-    assert rewards.shape == (len(scores) - 1,)
-    assert rewards.sum() == pytest.approx(scale * (values[-1] - values[0]), abs=1e-6)
-
-
-def test_label_subtracts_the_goals_own_score() -> None:
-    model, episode = hold_r(), dot_episodes(1)[0]
-    model.normalizer.fill_(4.0)
-    shaping = usual_shaping(model)
-    assert shaping == Shaping(baseline=True, clip=True, scale=0.25)
-    scores = score_episode(model, episode)
-    goal = score_frames(model, episode.goal(), episode.goal())[0]
-    expected = np.minimum(scores[1:] - goal, 0) / 4
-    np.testing.assert_allclose(label(model, episode), expected, atol=1e-3)
-    np.testing.assert_allclose(label(model, episode, scores=scores), expected, atol=1e-3)
-    assert usual_shaping(Brightness()) == Shaping()
-
-
-def test_an_episode_of_one_frame_has_a_score_and_no_reward() -> None:
+def test_an_episode_of_one_frame_has_a_score() -> None:
     one = Episode.from_frames(dot_frames(1, np.random.default_rng(0)), id="one", fps=10.0)
     assert score_episode(hold_c(), one).shape == (1,)
-    assert label(hold_c(), one).shape == (0,)
 
 
 def test_mean_initial_distance_uses_each_goal() -> None:

@@ -1,67 +1,300 @@
-"""From scores to the agent's reward: baseline, clipping, difference, scale."""
+"""From scores to the agent's reward: a weighted sum of shaped scores and the environment's own reward.
+
+The equations are in docs/rewards-in-rl.md. `Reward.label` pays a recorded episode; `VideoReward` in wrapper.py pays
+running environments; both pay through `Account`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float
+import tyro
+from jaxtyping import Float, Int
 from numpy import ndarray
 
+from vidreward.checkpoint import find_checkpoint, load, read_description
 from vidreward.reward_model import RewardModel
-from vidreward.scoring import score_episode, score_frames
-from vidreward.types import Episode
+from vidreward.rl.account import ENV, Account, EnvTerm, PaidTerm
+from vidreward.rl.goal_scorer import Goal, GoalScorer
+from vidreward.rl.goals import GoalSchedule, SubGoals, TimeIndexedGoals
+from vidreward.rl.shaping import Shaping, score_statistics, suggest_normalizer, usual_shaping
+from vidreward.scoring import Precision, score_episode
+from vidreward.train import choose_device
+from vidreward.types import DataSpec, Episode
+
+__all__ = [
+    "Reward",
+    "RewardMix",
+    "RewardTerm",
+    "Shaping",
+    "SubGoals",
+    "TimeIndexedGoals",
+    "label",
+    "suggest_normalizer",
+    "usual_shaping",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shaping:
-    """How scores become rewards, in the order of the fields (docs/methods/hold_r.md)."""
+class RewardTerm:
+    """One reward model in a mix."""
 
-    baseline: bool = False
-    """Subtract the score of the goal itself: HOLD's d(g, g)."""
-    clip: bool = False
-    """Pay no more than at the goal: HOLD's max(0, d - b)."""
-    difference: bool = False
-    """Pay discount * score[t + 1] - score[t] instead of score[t + 1]."""
-    discount: float = 1.0
-    scale: float = 1.0
-    """Factor on the result: HOLD's 1 / T."""
-
-
-def usual_shaping(model: RewardModel) -> Shaping:
-    """Return the shaping a model is used with: HOLD's for distances to a goal image, else none."""
-    if model.inputs.goal != "image":
-        return Shaping()
-    normalizer = dict(model.named_buffers()).get("normalizer")
-    return Shaping(baseline=True, clip=True, scale=1.0 if normalizer is None else 1 / float(normalizer))
+    model: Annotated[str | RewardModel, tyro.conf.arg(constructor=str, metavar="RUN")]
+    """A run's folder, a checkpoint, a Hub id owner/name, the name of a reward that needs no training, or a model in
+    memory."""
+    name: str = ""
+    """What it is called in `info`; by default after the model."""
+    weight: float = 1.0
+    shaping: Shaping | None = None
+    """None is the usual one of the model."""
+    model_file: Path | None = None
+    """Python file of a model that is not part of vidreward."""
 
 
-def shape_scores(scores: Float[ndarray, "T"], shaping: Shaping, baseline: float = 0.0) -> Float[ndarray, "T-1"]:
-    """Turn the scores of frames 0..T-1 into the rewards of steps 0..T-2; step t is paid for the frame it leads to.
+@dataclass(frozen=True, kw_only=True)
+class RewardMix:
+    """What an agent is paid: the weighted sum of the terms, plus env_weight * environment's reward + env_offset."""
+
+    terms: tuple[RewardTerm, ...] = ()
+    env_weight: float = 0.0
+    """Weight of the environment's own reward; HOLD adds the sparse one with weight 1."""
+    env_offset: float = 0.0
+    env_replace_threshold: float | None = None
+    """Pay, as the environment's reward, 1 where the distance to the goal is below it and else 0."""
+    goals: GoalSchedule | None = None
+    """How goals follow each other; None: the goal stays."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything behind the rewards of an episode of T frames."""
+
+    reward: Float[ndarray, "T-1"]
+    terms: Mapping[str, Float[ndarray, "T-1"]]
+    """What each term, and `env`, adds to the reward, weights included."""
+    scores: Mapping[str, Float[ndarray, "T"]]
+    """Of each frame, against the goal it is compared with."""
+    goal: Int[ndarray, "T"]
+    """Number of the goal that each frame is compared with."""
+    next_goal: Int[ndarray, "T"]
+    """Number of the goal that is current after each frame."""
+    counter: Int[ndarray, "T"]
+    """Frames in a row near the current sub-goal, after each frame."""
+
+
+@dataclass(frozen=True)
+class LoadedTerm:
+    """A term with its model."""
+
+    pays: PaidTerm
+    model: RewardModel
+    scorer: GoalScorer
+    data: DataSpec | None
+    """What it was trained on, where it comes from disk."""
+
+    @property
+    def name(self) -> str:
+        return self.pays.name
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether it asks for the score of the goal itself."""
+        return self.pays.shaping.baseline or self.pays.shaping.normalizer_less_baseline
+
+
+class Reward:
+    """Compute what an agent is paid.
 
     Args:
-        scores: One a frame, higher is better.
-        shaping: What to do.
-        baseline: Score of the goal itself, used when `shaping.baseline` says so.
+        mix: What to pay; a single term stands for a mix of it alone.
+        device: For models on disk: "auto" takes a GPU when there is one. Models in memory stay where they are.
+        precision: "auto" is bfloat16 where the processor has it.
+
+    Raises:
+        ValueError: A model cannot be loaded, names repeat, or the settings do not fit the models.
 
     Example:
-        >>> d = np.array([6, 5, 5.5, 3])
-        >>> shape_scores(-d, Shaping(baseline=True, clip=True, scale=1 / 5), baseline=-0.5).round(2).tolist()
-        [-0.9, -1.0, -0.5]
+        >>> from vidreward.rewards.hold_c import HoldC, HoldCConfig
+        >>> episode = Episode.from_frames(np.zeros((5, 3, 32, 32), np.uint8), id="a", fps=10)
+        >>> reward = Reward(RewardTerm(model=HoldC(HoldCConfig(depth=14))))
+        >>> reward.label(episode).round(4).tolist() == [0.0] * 4  # every frame looks like the goal, the last one
+        True
     """
-    values = np.asarray(scores, np.float64)
-    if shaping.baseline:
-        values = values - baseline
-    if shaping.clip:
-        values = np.minimum(values, 0.0)
-    paid = shaping.discount * values[1:] - values[:-1] if shaping.difference else values[1:]
-    return paid * shaping.scale
+
+    def __init__(self, mix: RewardMix | RewardTerm, *, device: str = "auto", precision: Precision = "auto") -> None:
+        self.mix = RewardMix(terms=(mix,)) if isinstance(mix, RewardTerm) else mix
+        self.terms = [load_term(term, device, precision) for term in self.mix.terms]
+        self.precision = precision
+        self._pays = [term.pays for term in self.terms]
+        self._env = EnvTerm(
+            weight=self.mix.env_weight,
+            offset=self.mix.env_offset,
+            replace_threshold=self.mix.env_replace_threshold,
+        )
+        self._check()
+
+    @property
+    def needs_goal(self) -> bool:
+        """Whether any of the models looks at goal frames."""
+        return any(term.scorer.needs_goal for term in self.terms)
+
+    def open_account(self, goal: Goal | None, *, fps: float) -> Account:
+        """Begin to pay an episode; scores the goal against itself where a baseline asks for it.
+
+        Args:
+            goal: Goal frames; None where no model looks at one.
+            fps: Frames per second.
+        """
+        chosen = self.mix.goals is not None
+        goal_scores = {}
+        for term in self.terms:
+            if term.has_baseline:
+                run = term.scorer.begin(goal, fps=fps, choose=chosen)
+                goal_scores[term.name] = [float(score) for score in term.scorer.goal_scores(run)]
+        num_goals = len(goal) if chosen and goal is not None else 1
+        return Account(self._pays, self._env, self.mix.goals, goal_scores=goal_scores, num_goals=num_goals)
+
+    def label(self, episode: Episode, *, terminated: bool = False) -> Float[ndarray, "T-1"]:
+        """Compute the reward of each step; step t is paid for the frame it leads to, t + 1.
+
+        Args:
+            episode: Frames at the models' size, with its goal, and a column `reward` where the environment's counts:
+                row t is the reward of the step that leaves frame t, as `vidreward record` writes it.
+            terminated: Whether the last step ended the episode for good (only `Shaping.terminal` asks).
+
+        Raises:
+            ValueError: The episode lacks what a model or the mix reads.
+        """
+        return self.trace(episode, terminated=terminated).reward
+
+    def label_terms(self, episode: Episode, *, terminated: bool = False) -> dict[str, Float[ndarray, "T-1"]]:
+        """Compute what each term, and `env`, adds to the reward of each step; they sum to `label`."""
+        return dict(self.trace(episode, terminated=terminated).terms)
+
+    def trace(
+        self, episode: Episode, *, terminated: bool = False, scores: Mapping[str, Float[ndarray, "T"]] | None = None
+    ) -> Trace:
+        """Compute the rewards of an episode, and everything behind them.
+
+        Args:
+            episode: As in `label`.
+            terminated: As in `label`.
+            scores: Of the terms, where they are known already; not for goals that follow each other.
+        """
+        env_reward = self._env_rewards(episode)
+        asked = self.mix.goals is not None or any(term.has_baseline for term in self.terms)
+        goal = episode.goal() if self.needs_goal and asked else None
+        account = self.open_account(goal, fps=episode.fps)
+        tables = self._tables(episode, goal, account, scores)
+        paid: dict[str, list[float]] = {name: [] for name in [*tables, ENV]}
+        seen: dict[str, list[float]] = {name: [] for name in tables}
+        before, after, counters = [], [], []
+        for frame in range(episode.num_frames):
+            before.append(account.goal)
+            current = {name: float(table[frame, account.goal]) for name, table in tables.items()}
+            if frame == 0:
+                account.begin(current)
+            else:
+                ended = terminated and frame == episode.num_frames - 1
+                for name, value in account.step(current, env_reward[frame - 1], terminated=ended).items():
+                    paid[name].append(value)
+            for name, value in current.items():
+                seen[name].append(value)
+            after.append(account.goal)
+            counters.append(account.counter)
+        terms = {name: np.array(values) for name, values in paid.items()}
+        return Trace(
+            reward=np.sum(list(terms.values()), axis=0),
+            terms=terms,
+            scores={name: np.array(values) for name, values in seen.items()},
+            goal=np.array(before),
+            next_goal=np.array(after),
+            counter=np.array(counters),
+        )
+
+    def _env_rewards(self, episode: Episode) -> list[float]:
+        """Return the environment's reward of each step; zeros where it does not count."""
+        column = episode.column("reward")
+        if self.mix.env_weight == 0 or self.mix.env_replace_threshold is not None:
+            return [0.0] * (episode.num_frames - 1)
+        if column is None:
+            raise ValueError(
+                f"episode {episode.id!r} has no column reward, and the mix pays the environment's with env_weight "
+                f"{self.mix.env_weight:g}; record one, or set env_weight to 0"
+            )
+        return [float(value) for value in column[:-1]]
+
+    def _tables(
+        self, episode: Episode, goal: Goal | None, account: Account, known: Mapping[str, ndarray] | None
+    ) -> dict[str, Float[ndarray, "T K"]]:
+        """Score every frame against every goal it may be compared with; NaN where it never is."""
+        tables = {}
+        for term in self.terms:
+            state = episode.column("state") if term.model.inputs.state else None
+            if known is not None or not (self.mix.goals is not None and term.scorer.needs_goal):
+                scores = (
+                    score_episode(term.model, episode, precision=self.precision) if known is None else known[term.name]
+                )
+                tables[term.name] = np.repeat(np.asarray(scores)[:, None], account.num_goals, axis=1)
+                continue
+            frames = episode.all_frames()
+            schedule, num_goals = self.mix.goals, account.num_goals
+            pairs = (
+                [(t, schedule.goal(t, num_goals)) for t in range(len(frames))]
+                if isinstance(schedule, TimeIndexedGoals)
+                else [(t, k) for k in range(num_goals) for t in range(len(frames))]
+            )
+            run = term.scorer.begin(goal, fps=episode.fps, text=episode.task, choose=True)
+            table = np.full((len(frames), num_goals), np.nan)
+            rows, columns = np.array(pairs).T
+            table[rows, columns] = term.scorer.score_pairs(run, frames, pairs, state)
+            tables[term.name] = table
+        return tables
+
+    def _check(self) -> None:
+        names = [term.name for term in self.terms]
+        if repeated := sorted({name for name in names if names.count(name) > 1 or name == ENV}):
+            raise ValueError(f"the terms need different names, not {ENV}; give name= to {', '.join(repeated)}")
+        looking = [term for term in self.terms if term.scorer.needs_goal]
+        for term in self.terms:
+            if term.has_baseline and term not in looking:
+                raise ValueError(f"{term.name} looks at no goal, so it has no baseline; set shaping.baseline to False")
+        scheduled = self.mix.goals is not None
+        if scheduled and (not looking or any(term.model.inputs.goal != "image" for term in looking)):
+            raise ValueError("goals that follow each other need a model that compares a frame with one goal image")
+        one = isinstance(self.mix.goals, SubGoals) or self.mix.env_replace_threshold is not None
+        if one and len(looking) != 1:
+            raise ValueError(
+                "sub-goals and env_replace_threshold ask one distance; the mix needs exactly one term that looks at a "
+                f"goal and has {len(looking)}"
+            )
+
+
+def load_term(term: RewardTerm, device: str, precision: Precision) -> LoadedTerm:
+    """Load the model of a term and work out its name and shaping."""
+    data = None
+    if isinstance(term.model, RewardModel):
+        model, name = term.model, type(term.model).__name__
+    else:
+        model, name = load(term.model, device=choose_device(device), model_file=term.model_file), Path(term.model).name
+        data = read_description(find_checkpoint(term.model), model_file=term.model_file).data
+    shaping = usual_shaping(model) if term.shaping is None else term.shaping
+    scorer = GoalScorer(model, precision=precision)
+    pays = PaidTerm(name=term.name or name, weight=term.weight, shaping=shaping, looks_at_goal=scorer.needs_goal)
+    if shaping.standardize:
+        mean, std = score_statistics(model)
+        pays = replace(pays, mean=mean, std=std)
+    return LoadedTerm(pays=pays, model=model, scorer=scorer, data=data)
 
 
 def label(
     model: RewardModel, episode: Episode, shaping: Shaping | None = None, *, scores: Float[ndarray, "T"] | None = None
 ) -> Float[ndarray, "T-1"]:
-    """Compute the reward of each step of an episode.
+    """Compute the reward of each step of an episode from one model alone.
 
     Args:
         model: Any reward model.
@@ -69,10 +302,5 @@ def label(
         shaping: None is the usual one of the model.
         scores: Of the episode, where they are known already.
     """
-    shaping = usual_shaping(model) if shaping is None else shaping
-    scores = score_episode(model, episode) if scores is None else scores
-    baseline = 0.0
-    if shaping.baseline:
-        goal = episode.goal()
-        baseline = float(score_frames(model, goal[-1:], goal, fps=episode.fps, text=episode.task)[0])
-    return shape_scores(scores, shaping, baseline)
+    reward = Reward(RewardTerm(model=model, name="score", shaping=shaping))
+    return reward.trace(episode, scores=None if scores is None else {"score": scores}).reward
