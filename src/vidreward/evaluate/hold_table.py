@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -47,8 +48,6 @@ place, so that a constant gets a Spearman of -1 and a misclassification of 0.
 paper's Eq. 6 divides the wrong pairs by frames, not by pairs: it may exceed 1. corrected: a tie is half an error.
 by video: every video counts alike; by frame: sums over all videos (of frames or pairs) are divided.
 raw: frames at the model's mean rate minus frames of the video."""
-MIN_WIDTH = 160
-"""Columns of text that the table needs."""
 MAX_NAMED = 20
 """Videos left out that a terminal names."""
 
@@ -98,8 +97,10 @@ class HoldEvaluation:
     def print(self, console: Console | None = None) -> None:
         """Print the table, at least as wide as it is readable."""
         console = console or Console()
-        console.width = max(console.width, MIN_WIDTH)
-        console.print(Group(self._table(), *map(Text, self._notes())))
+        table = self._table()
+        needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+        console.width = max(console.width, needed)
+        console.print(Group(table, *map(Text, self._notes())))
 
     def _table(self) -> Table:
         table = Table(title=Text(f"{self.name}: HOLD's test metrics on {self.num_videos} videos"), title_justify="left")
