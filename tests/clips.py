@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -71,3 +72,15 @@ def write_something(folder: Path, num: int = 8) -> Path:
     for split, rows in entries.items():
         (folder / f"something-something-v2-{split}.json").write_text(json.dumps(rows))
     return folder
+
+
+def break_frame(path: Path, number: int) -> Path:
+    """Overwrite the packet of one frame, so that a file opens and cannot be decoded from that frame on."""
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][number]
+        assert packet.pos is not None
+    data = bytearray(path.read_bytes())
+    start = data.index(bytes(packet), packet.pos)
+    data[start : start + packet.size] = bytes(packet.size)  # zeros: no codec's frame begins so
+    path.write_bytes(data)
+    return path

@@ -27,7 +27,7 @@ def keep_readable(episodes: Sequence[Episode], note: Note) -> list[Episode]:
                         pass
                 episode.goal()
         except UnreadableError as error:
-            return str(error)
+            return error.reason
         return None
 
     kept = []
@@ -61,6 +61,6 @@ def use_readable(use: Callable[[Sequence[Episode]], None], episodes: Sequence[Ep
             if not found or not whole:
                 raise
             for k in found:
-                note(episodes[k].id, str(error))
+                note(episodes[k].id, error.reason)
             for k in broken:
                 usable[k] = episodes[min(whole, key=lambda other: abs(other - k))]

@@ -178,7 +178,7 @@ class SampledFrames:
                 f"{num_broken} of the {num_tried} episodes read so far cannot be decoded, too many to be left out; "
                 f"is the disk there and whole? The last one: {error}",
             ) from error
-        return [Quarantined(file=episode.id, reason=str(error))] if is_new else []
+        return [Quarantined(file=episode.id, reason=error.reason)] if is_new else []
 
 
 @lru_cache(maxsize=4)

@@ -34,6 +34,14 @@ class UnreadableError(VideoError):
         super().__init__(reason)
         self.source = source
 
+    @property
+    def reason(self) -> str:
+        """What is wrong, without the file's path."""
+        text = str(self)
+        for path in self.source.files:
+            text = text.removeprefix(f"{path}: ")
+        return text
+
 
 class Footage(Protocol):
     """What one camera recorded of one episode."""
