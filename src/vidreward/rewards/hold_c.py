@@ -234,8 +234,8 @@ def triplet_loss(
 def recipe(preset: str = "default") -> TrainConfig:
     """Return a complete configuration.
 
-    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `paper` has the
-    paper's Table II, `debug` and `debug_vit` run in seconds.
+    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `vit` the same with
+    a small ViT, `paper` has the paper's Table II, `debug` and `debug_vit` run in seconds.
     """
     default = TrainConfig(
         reward=HoldCConfig(num_filters=16, augment=JITTER),
@@ -254,6 +254,11 @@ def recipe(preset: str = "default") -> TrainConfig:
             reward=HoldCConfig(depth=14, num_filters=16, embedding_dim=8, num_frames=12),
             data=DataConfig(size=32),
             fit=FitConfig(steps=100, batch_size=4, lr=1e-3, warmup_steps=5, val_every=50, checkpoint_every=50),
+        ),
+        "vit": replace(
+            default,
+            reward=HoldCConfig(network="vit", augment=JITTER),
+            fit=replace(default.fit, lr=5e-4, warmup_steps=100),
         ),
         "debug_vit": TrainConfig(
             reward=HoldCConfig(network="vit", vit=TINY, embedding_dim=8, num_frames=12),

@@ -265,8 +265,8 @@ def time_loss(
 def recipe(preset: str = "default") -> TrainConfig:
     """Return a complete configuration.
 
-    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `paper` has the
-    ResNet row of the paper's Table I, `debug` and `debug_vivit` run in seconds.
+    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `vivit` the same
+    with a small ViViT, `paper` has the ResNet row of the paper's Table I, `debug` and `debug_vivit` run in seconds.
     """
     default = TrainConfig(
         reward=HoldRConfig(num_filters=16, augment=JITTER),
@@ -285,6 +285,11 @@ def recipe(preset: str = "default") -> TrainConfig:
             reward=HoldRConfig(depth=14, num_filters=16),
             data=DataConfig(size=32),
             fit=FitConfig(steps=150, batch_size=16, lr=2e-3, warmup_steps=5, val_every=75, checkpoint_every=75),
+        ),
+        "vivit": replace(
+            default,
+            reward=HoldRConfig(network="vivit", num_history=3, augment=JITTER),
+            fit=replace(default.fit, lr=5e-4, warmup_steps=200),
         ),
         "debug_vivit": TrainConfig(
             reward=HoldRConfig(network="vivit", vivit=TINY, num_history=3),
