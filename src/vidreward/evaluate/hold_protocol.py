@@ -61,9 +61,12 @@ def evaluate_hold(
         show_progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: No video is left, or a distance is not finite.
+        ValueError: No video is left, a distance is not finite, or the configuration asks for groups.
         KeyboardInterrupt: Says how far it came.
     """
+    for setting in ("unseen_tasks", "group_by"):
+        if getattr(config, setting):
+            raise ValueError(f"HOLD's protocol has no groups; leave out --{setting.replace('_', '-')}")
     omitted = dict(left_out or {})
     measured: list[Episode] = []
     predictions: list[ndarray] = []
