@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -25,10 +26,11 @@ from vidreward.checkpoint import (
     read_description,
 )
 from vidreward.config import from_json, to_json
-from vidreward.data.cache import build_cache
+from vidreward.data.cache import GB, build_cache, decoded_bytes
 from vidreward.data.decode import FrameSpec, VideoError, read_image
 from vidreward.data.episode_set import EpisodeSet
 from vidreward.data.episodes import open_episodes
+from vidreward.data.sampler import default_num_workers
 from vidreward.evaluate import EvaluateConfig, Evaluation, evaluate
 from vidreward.evaluate.controls import Scorer
 from vidreward.evaluate.hold_protocol import evaluate_hold
@@ -86,6 +88,9 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
             log.message(f"warning: {warning}")
         if any(episode.info.metadata.get("split") == "validation" for episode in episodes):
             log.message("the metadata's column `split` says what is held out; data.validation is not used")
+        reading = how_read(episodes, config)
+        if reading is not None:
+            log.message(reading)
         log.message(f"{len(training)} episodes to train on, {len(validation)} held out, {len(spec.tasks)} tasks")
         write_config(config, reward)
         fit(model, training, config.fit, log, validation=validation, saving=saving)
@@ -94,7 +99,9 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
 
 
 def open_training_data(config: DataConfig) -> EpisodeSet:
-    """Open and cache the episodes a run trains and validates on; with `load_size`, whole pictures of that side.
+    """Open the episodes a run trains and validates on; with `load_size`, whole pictures of that side.
+
+    Their frames are cached where they fit into `cache_gb`, and are read from the videos otherwise.
 
     Raises:
         ValueError: No path, a margin that is none, an unknown task, or nothing left.
@@ -121,7 +128,24 @@ def open_training_data(config: DataConfig) -> EpisodeSet:
         episodes = episodes.filter(lambda episode: episode.task in (config.tasks or ()))
     if config.successes_only:
         episodes = episodes.filter(lambda episode: episode.success is not False)
+    episodes = episodes.filter(lambda episode: episode.info.metadata.get("split") != "test")
+    if decoded_bytes(episodes) > config.cache_gb * GB:
+        return episodes
     return build_cache(episodes, config.cache_dir, limit_gb=config.cache_gb)
+
+
+def how_read(episodes: EpisodeSet, config: TrainConfig) -> str | None:
+    """Tell that frames are read without a cache, and how large one would be; None where there is one."""
+    num_bytes = decoded_bytes(episodes)
+    if num_bytes == 0:
+        return None
+    limit = config.data.cache_gb
+    why = f"more than --data.cache-gb {limit:g}" if limit > 0 else "not kept (--data.cache-gb 0)"
+    num_workers = config.fit.num_workers or default_num_workers(episodes)
+    return (
+        f"the frames take {num_bytes / GB:.3g} GB decoded, {why}: each step decodes what it needs from the videos, on "
+        f"{num_workers} threads; with --data.cache-gb {math.ceil(num_bytes / GB * 1000) / 1000:g} they are decoded once"
+    )
 
 
 def load_trained(path: str | Path, *, device: str = "auto", model_file: str | Path | None = None) -> RewardModel:

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -61,7 +62,7 @@ def build_cache(
     """
     folder = default_folder() if cache_dir is None else Path(cache_dir)
     pending = {episode.id: episode.source for episode in episodes if isinstance(episode.source, DiskSource)}
-    check_limit(episodes, sum(source.num_bytes for source in pending.values()), limit_gb)
+    check_limit(episodes, decoded_bytes(episodes), limit_gb)
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder)
     failed: dict[str, str] = {}
@@ -88,6 +89,11 @@ def default_folder() -> Path:
     return Path(os.environ.get("VIDREWARD_CACHE") or "~/.cache/vidreward/frames").expanduser()
 
 
+def decoded_bytes(episodes: Sequence[Episode]) -> int:
+    """Return the size of the frames and goals of the episodes that are not in the cache."""
+    return sum(episode.source.num_bytes for episode in episodes if isinstance(episode.source, DiskSource))
+
+
 def check_limit(episodes: EpisodeSet, num_bytes: int, limit_gb: float) -> None:
     """Refuse a cache that would be too large, before decoding anything."""
     if num_bytes > limit_gb * GB:
@@ -106,7 +112,7 @@ def check_disk(folder: Path, num_bytes: int) -> None:
     if num_bytes > free:
         raise ValueError(
             f"{folder}: {num_bytes / GB:.2f} GB are to be written and {free / GB:.2f} GB are free; free some space, or "
-            "give another cache folder (cache_dir, or the variable VIDREWARD_CACHE)"
+            "give another cache folder (cache_dir, or the variable VIDREWARD_CACHE), or none (--data.cache-gb 0)"
         )
 
 
