@@ -247,6 +247,8 @@ def test_videos_without_metrics_are_named() -> None:
         evaluated(chosen([1], id="short"))
     with pytest.raises(ValueError, match="not finite"):
         evaluated(chosen([1, np.nan, 2]))
+    with pytest.raises(ValueError, match="open the videos with camera='top'"):
+        evaluate_hold(ReadsDistance(12.0), [chosen(SPEC_DISTANCES)], EvaluateConfig(camera="top"), show_progress=False)
 
 
 def write_checkpoint(folder: Path, seed: int) -> Path:

@@ -61,12 +61,15 @@ def evaluate_hold(
         show_progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: No video is left, a distance is not finite, or the configuration asks for groups.
+        ValueError: No video is left, a distance is not finite, or the configuration asks for groups or for a camera
+            that is not the first.
         KeyboardInterrupt: Says how far it came.
     """
     for setting in ("unseen_tasks", "group_by"):
         if getattr(config, setting):
             raise ValueError(f"HOLD's protocol has no groups; leave out --{setting.replace('_', '-')}")
+    if not all(config.camera in (None, episode.cameras[0]) for episode in episodes):
+        raise ValueError(f"the first camera is measured; open the videos with camera={config.camera!r}")
     omitted = dict(left_out or {})
     measured: list[Episode] = []
     predictions: list[ndarray] = []
