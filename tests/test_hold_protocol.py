@@ -23,7 +23,7 @@ from numpy import ndarray
 from rich.console import Console
 from torch import Tensor
 
-from clips import write_clips
+from clips import write_clips, write_something
 from dots import dot_episodes, dot_frames
 from goldens import golden
 from vidreward.checkpoint import Description, save_checkpoint
@@ -346,6 +346,15 @@ def test_rows_are_sums_that_give_the_table(place: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "hold.json").read_text())
     assert written["table"]["model"]["as_coded"]["mse_steps"]["value"] == found.value("mse_steps", "as_coded")
     assert (written["num_videos"], written["fps"]["mean"], written["checkpoint"]) == (5, 10.0, found.checkpoint)
+
+
+def test_training_videos_are_not_measured(place: Path, tmp_path: Path) -> None:
+    write_something(tmp_path / "ssv2")
+    found = evaluate_hold_run(place / "first", tmp_path / "ssv2", QUICK, out=tmp_path / "out")[0]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "hold_videos.jsonl").read_text().splitlines()]
+    assert {Path(row["id"]).stem for row in rows} == {"1003", "1007"}
+    assert (found.num_videos, found.settings["splits"]) == (2, ["validation"])
+    assert len(found.left_out) == 3
 
 
 def test_damaged_lines_are_named(place: Path, tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def evaluate_hold(
     return _summarise(model, measured, predictions, config, name=name, results=results, left_out=omitted)
 
 
+def validation_split(episodes: Sequence[Episode]) -> Sequence[Episode]:
+    """Keep the episodes that the metadata calls "validation", as the paper did; all where it calls none so."""
+    return [episode for episode in episodes if episode.info.metadata.get("split") == "validation"] or episodes
+
+
 def predict_distances(model: RewardModel, episode: Episode) -> Float[ndarray, " T-1"]:
     """Predict the distance of every frame but the last to the last.
 
@@ -143,6 +148,8 @@ def _summarise(
             measures[predictor].append(measure_video(values, fps=episode.fps, mean_fps=mean_fps))
     rng = np.random.default_rng(config.seed)
     weights = draw([""] * len(episodes), config.num_resamples, rng, unit="episodes").episode_weights
+    splits = sorted({str(episode.info.metadata.get("split", "unnamed")) for episode in episodes})
+    settings = {key: getattr(config, key) for key in ("seed", "num_resamples", "confidence", "camera")}
     return HoldEvaluation(
         name=name,
         checkpoint=None if results is None else results.checkpoint,
@@ -156,7 +163,7 @@ def _summarise(
             "max": max(lengths),
         },
         counts_frames_at=mean_fps,
-        settings={key: getattr(config, key) for key in ("seed", "num_resamples", "confidence", "camera")},
+        settings={**settings, "splits": splits},
         versions={package: version(package) for package in ("vidreward", "torch", "av", "numpy")},
         bootstrap=f"bootstrap over {len(episodes)} videos, the frames of a video drawn together",
         table={key: _estimates(videos, weights, config.confidence) for key, videos in measures.items()},

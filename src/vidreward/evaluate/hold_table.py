@@ -118,7 +118,7 @@ class HoldEvaluation:
         return table
 
     def _notes(self) -> list[str]:
-        notes = [LEGEND]
+        notes = [LEGEND, f"splits of the data that were measured: {', '.join(self.settings['splits'])}"]
         if self.counts_frames_at is None:
             notes.append("the model counts no time: errors and hinge do not exist")
         for predictor, columns in self.table.items():
