@@ -33,7 +33,7 @@ from vidreward.data.episodes import open_episodes
 from vidreward.data.sampler import default_num_workers
 from vidreward.evaluate import EvaluateConfig, Evaluation, evaluate
 from vidreward.evaluate.controls import Scorer
-from vidreward.evaluate.hold_protocol import evaluate_hold
+from vidreward.evaluate.hold_protocol import evaluate_hold, validation_split
 from vidreward.evaluate.hold_store import VideoResults, checkpoint_key
 from vidreward.evaluate.hold_table import HoldEvaluation
 from vidreward.evaluate.outputs import ScoredEpisode, write_scores
@@ -261,17 +261,15 @@ def evaluate_hold_run(
 ) -> tuple[HoldEvaluation, Path]:
     """Measure a trained model by HOLD's protocol; writes hold.json, and hold_videos.jsonl as it goes.
 
-    An interrupted evaluation of the same checkpoint goes on where it was; another checkpoint starts anew.
+    An interrupted evaluation of the same checkpoint goes on where it was; another checkpoint starts anew. Where the
+    data names a validation split (Something-Something v2 does), only that is measured.
 
     Returns:
         The evaluation, and the path of hold.json.
 
     Raises:
-        ValueError: That is no checkpoint, nothing can be opened, or a setting is for the usual protocol only.
+        ValueError: That is no checkpoint, or nothing can be opened or measured.
     """
-    for setting in ("unseen_tasks", "group_by"):
-        if getattr(config, setting):
-            raise ValueError(f"HOLD's protocol has no groups; leave out --{setting.replace('_', '-')}")
     folder = evaluation_folder(model_path) if out is None else out
     check_out(folder)
     checkpoint = find_checkpoint(model_path)
@@ -279,7 +277,8 @@ def evaluate_hold_run(
     episodes = open_like_training(checkpoint, data, camera=config.camera, model_file=model_file)
     results = VideoResults(folder / "hold_videos.jsonl", checkpoint_key(checkpoint, model_file))
     left_out = {entry.file: entry.reason for entry in episodes.quarantine}
-    evaluation = evaluate_hold(model, episodes, config, name=str(model_path), results=results, left_out=left_out)
+    held_out = validation_split(episodes)
+    evaluation = evaluate_hold(model, held_out, config, name=str(model_path), results=results, left_out=left_out)
     return evaluation, evaluation.write(folder / "hold.json")
 
 
