@@ -234,8 +234,8 @@ def triplet_loss(
 def recipe(preset: str = "default") -> TrainConfig:
     """Return a complete configuration.
 
-    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `vit` the same with
-    a small ViT, `paper` has the paper's Table II, `debug` and `debug_vit` run in seconds.
+    `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `vit` has a small
+    ViT, `paper` has the paper's Table II, `debug` and `debug_vit` run in seconds.
     """
     default = TrainConfig(
         reward=HoldCConfig(num_filters=16, augment=JITTER),
@@ -247,7 +247,7 @@ def recipe(preset: str = "default") -> TrainConfig:
         "topdown": replace(default, reward=HoldCConfig(num_filters=16, augment=TOP_DOWN)),
         "paper": TrainConfig(
             reward=HoldCConfig(variant="as_coded", depth=50, augment=HOLD),
-            data=DataConfig(size=256, resize="crop"),
+            data=DataConfig(size=256, resize="crop", load_size=288),
             fit=FitConfig(steps=861_400, batch_size=8, lr=1e-4, warmup_steps=4307),
         ),
         "debug": TrainConfig(
@@ -258,7 +258,7 @@ def recipe(preset: str = "default") -> TrainConfig:
         "vit": replace(
             default,
             reward=HoldCConfig(network="vit", augment=JITTER),
-            fit=replace(default.fit, lr=5e-4, warmup_steps=100),
+            fit=replace(default.fit, steps=1000, lr=5e-4, warmup_steps=100),
         ),
         "debug_vit": TrainConfig(
             reward=HoldCConfig(network="vit", vit=TINY, embedding_dim=8, num_frames=12),

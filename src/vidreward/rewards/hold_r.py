@@ -278,7 +278,7 @@ def recipe(preset: str = "default") -> TrainConfig:
         "topdown": replace(default, reward=HoldRConfig(num_filters=16, augment=TOP_DOWN)),
         "paper": TrainConfig(
             reward=HoldRConfig(variant="as_coded", depth=50, augment=HOLD),
-            data=DataConfig(size=256, resize="crop"),
+            data=DataConfig(size=256, resize="crop", load_size=288),
             fit=FitConfig(steps=527_800, batch_size=32, lr=3e-4, warmup_steps=0),
         ),
         "debug": TrainConfig(
@@ -289,7 +289,7 @@ def recipe(preset: str = "default") -> TrainConfig:
         "vivit": replace(
             default,
             reward=HoldRConfig(network="vivit", num_history=3, augment=JITTER),
-            fit=replace(default.fit, lr=5e-4, warmup_steps=200),
+            fit=replace(default.fit, steps=2000, batch_size=16, lr=5e-4, warmup_steps=200),
         ),
         "debug_vivit": TrainConfig(
             reward=HoldRConfig(network="vivit", vivit=TINY, num_history=3),
