@@ -97,8 +97,8 @@ def read_parameters(path: Path) -> tuple[dict[str, Leaf], dict[str, Leaf], int]:
             f"{path} has no parameters under optimizer/target or params; give a checkpoint_<step> file of hold-rewards "
             "or scenic"
         )
-    step = flat.get("global_step", 0)
-    return params, stats, int(step) if np.ndim(step) == 0 else 0
+    step = np.asarray(flat.get("global_step", 0))
+    return params, stats, int(step) if step.ndim == 0 and step.dtype.kind in "iu" else 0
 
 
 def _unpack_file(path: Path) -> object:

@@ -22,7 +22,6 @@ from vidreward.checkpoint import Description, Preprocessing, build_model, save_c
 from vidreward.config import to_json
 from vidreward.convert.flax_file import Leaf, read_parameters
 from vidreward.convert.hold_layout import BATCH_STATS, array_side, check, fill, find_sources
-from vidreward.evaluate.hold_metrics import MEAN_FPS
 from vidreward.nets.resnet import Depth
 from vidreward.nets.vit import ViTConfig
 from vidreward.nets.vivit import ViViTConfig
@@ -33,10 +32,14 @@ from vidreward.types import DataSpec
 
 Kind = Literal["hold-c", "hold-r"]
 
+MEAN_FPS = 11.841645719966037
+"""Mean frame rate of Something-Something v2, in whose frames HOLD-R counts."""
 SIZE = 256
 """Side of the frames of every released network."""
 NORMALIZER: dict[Kind, float] = {"hold-c": 5.0, "hold-r": 45.0}
 """The paper's T on all of its tasks but drawer opening, which has 10 and 100."""
+
+_HEAD = ("output_projection/bias", "output_projection/kernel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,22 +144,22 @@ def _recognise(kind: Kind, tree: Mapping[str, Leaf], where: str) -> _Found:
 
 def _recognise_resnet(kind: Kind, tree: Mapping[str, Leaf]) -> _Found:
     num_blocks = _count(tree, r"ResidualBlock_(\d+)/")
-    depth: Depth = 14 if num_blocks == 4 else 50
-    num_filters = array_side(tree, "init_bn/scale", 0, 1, 64)
-    num_outputs = array_side(tree, "output_projection/bias", 0, 1, 1 if kind == "hold-r" else 32)
+    depth: Depth = 14 if num_blocks <= 4 else 50
+    num_filters = array_side(tree, ["init_bn/scale", "init_bn/bias"], 0, 64)
+    num_outputs = array_side(tree, _HEAD, -1, 1 if kind == "hold-r" else 32)
     name = f"ResNet-{depth} of {num_filters} filters"
     if num_outputs > 1:
         found_c = HoldCConfig(variant="as_coded", depth=depth, num_filters=num_filters, embedding_dim=num_outputs)
         return _Found(kind="hold-c", network=f"HOLD-C {name}, embedding of {num_outputs}", config=found_c, size=None)
-    num_images = max(2, array_side(tree, "stem_conv/kernel", 2, 4, 6) // 3)
+    num_images = max(2, array_side(tree, ["stem_conv/kernel"], 2, 6) // 3)
     found_r = HoldRConfig(variant="as_coded", depth=depth, num_filters=num_filters, num_history=num_images - 1)
     name = f"HOLD-R {name}, {_frames(num_images - 1)} and the goal"
     return _Found(kind="hold-r", network=name, config=found_r, size=None)
 
 
 def _recognise_vivit(tree: Mapping[str, Leaf]) -> _Found:
-    patch_size = array_side(tree, "embedding/kernel", 1, 5, 16)
-    num_frames = array_side(tree, "TemporalTransformer/posembed_input/pos_embedding", 1, 3, 5) - 1
+    patch_size = array_side(tree, ["embedding/kernel"], 1, 16)
+    num_frames = array_side(tree, ["TemporalTransformer/posembed_input/pos_embedding"], 1, 5) - 1
     vivit = ViViTConfig(
         **_transformer_sides(tree, "SpatialTransformer"),
         num_spatial_layers=_count(tree, r"SpatialTransformer/encoderblock_(\d+)/") or 24,
@@ -171,13 +174,13 @@ def _recognise_vivit(tree: Mapping[str, Leaf]) -> _Found:
 
 
 def _recognise_vit(tree: Mapping[str, Leaf]) -> _Found:
-    patch_size = array_side(tree, "embedding/kernel", 0, 4, 16)
+    patch_size = array_side(tree, ["embedding/kernel"], 0, 16)
     vit = ViTConfig(
         **_transformer_sides(tree, "Transformer"),
         num_layers=_count(tree, r"Transformer/encoderblock_(\d+)/") or 12,
         patch_size=patch_size,
     )
-    embedding_dim = array_side(tree, "output_projection/bias", 0, 1, 32)
+    embedding_dim = array_side(tree, _HEAD, -1, 32)
     config = HoldCConfig(variant="as_coded", network="vit", vit=vit, embedding_dim=embedding_dim)
     name = f"HOLD-C ViT of {vit.num_layers} layers, width {vit.width}, embedding of {embedding_dim}"
     size = patch_size * _grid(tree, "Transformer/posembed_input/pos_embedding")
@@ -186,19 +189,22 @@ def _recognise_vit(tree: Mapping[str, Leaf]) -> _Found:
 
 def _transformer_sides(tree: Mapping[str, Leaf], prefix: str) -> dict[str, int]:
     """Return width, heads and hidden units of a transformer; ViT-B's where the arrays are missing."""
-    width = array_side(tree, f"{prefix}/encoder_norm/scale", 0, 1, 768)
+    width = array_side(tree, [f"{prefix}/encoder_norm/{name}" for name in ("scale", "bias")], 0, 768)
     block = f"{prefix}/encoderblock_0"
-    num_heads = array_side(tree, f"{block}/MultiHeadDotProductAttention_0/query/bias", 0, 2, 1)
+    attention = f"{block}/MultiHeadDotProductAttention_0"
+    num_heads = array_side(tree, [f"{attention}/{name}/bias" for name in ("query", "key", "value")], 0, 1)
     return {
         "width": width,
         "num_heads": num_heads if width % num_heads == 0 else 1,
-        "mlp_dim": array_side(tree, f"{block}/MlpBlock_0/Dense_0/bias", 0, 1, 4 * width),
+        "mlp_dim": array_side(
+            tree, [f"{block}/MlpBlock_0/Dense_0/{name}" for name in ("bias", "kernel")], -1, 4 * width
+        ),
     }
 
 
 def _grid(tree: Mapping[str, Leaf], path: str) -> int:
     """Return the patches along one side of a square frame, from the positions: one of each, and one of the class."""
-    num_positions = array_side(tree, path, 1, 3, 257)
+    num_positions = array_side(tree, [path], 1, 257)
     return max(1, math.isqrt(num_positions - 1))
 
 

@@ -7,7 +7,7 @@ attention with its heads apart: query, key and value (width, heads, head width),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,21 +40,17 @@ class Source:
         stacked = np.stack([np.asarray(tree[path]).transpose(self.axes) for path in self.paths])
         return torch.from_numpy(np.ascontiguousarray(stacked, dtype=np.float32).reshape(shape))
 
-    def problems(self, tree: Mapping[str, Leaf]) -> Iterator[str]:
-        """Say what is wrong with its arrays."""
-        for path in self.paths:
-            if path not in tree:
-                yield f"missing {path}"
-                continue
-            array = np.asarray(tree[path])
-            if array.shape != self.shape:
-                yield f"{path} is {array.shape}, the network has {self.shape}"
-            elif array.dtype.kind != "f":
-                yield f"{path} holds {array.dtype} instead of floating-point numbers"
-            elif not np.isfinite(array).all():
-                yield f"{path} holds numbers that are not finite"
-            elif path.endswith("/var") and array.min() < 0:
-                yield f"{path} holds variances below 0"
+    def find_problem(self, path: str, array: ndarray) -> str | None:
+        """Say what is wrong with one of its arrays."""
+        if array.shape != self.shape:
+            return f"{path} is {array.shape}, the network has {self.shape}"
+        if array.dtype.kind != "f":
+            return f"{path} holds {array.dtype} instead of floating-point numbers"
+        if not np.isfinite(array).all():
+            return f"{path} holds numbers that are not finite"
+        if path.endswith("/var") and array.min() < 0:
+            return f"{path} holds variances below 0"
+        return None
 
 
 def check(sources: Mapping[str, Source], tree: Mapping[str, Leaf], where: str) -> None:
@@ -68,9 +64,11 @@ def check(sources: Mapping[str, Source], tree: Mapping[str, Leaf], where: str) -
     Raises:
         ValueError: Arrays are missing, surplus, misshaped or not finite; the first eight are named.
     """
-    problems = [problem for source in sources.values() for problem in source.problems(tree)]
-    known = {path for source in sources.values() for path in source.paths}
+    known = {path: source for source in sources.values() for path in source.paths}
+    problems = [f"missing {path}" for path in known if path not in tree]
     problems += [f"surplus {path}" for path in tree if path not in known]
+    found = [source.find_problem(path, np.asarray(tree[path])) for path, source in known.items() if path in tree]
+    problems += [problem for problem in found if problem is not None]
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(f"{where} does not fit the network: {'; '.join(problems[:8])}{more}")
@@ -202,9 +200,14 @@ def _plain_sources(network: nn.Module, modules: Mapping[str, str]) -> dict[str, 
     return sources
 
 
-def array_side(tree: Mapping[str, Leaf], path: str, axis: int, ndim: int, default: int) -> int:
-    """Return one side of an array, or `default` where there is no such array: `fill` then says what is wrong."""
-    array = tree.get(path)
-    if not isinstance(array, ndarray) or array.ndim != ndim or array.shape[axis] == 0:
-        return default
-    return array.shape[axis]
+def array_side(tree: Mapping[str, Leaf], paths: Sequence[str], axis: int, default: int) -> int:
+    """Return one side of the first of these arrays that is there; `check` says what is wrong with the others.
+
+    Args:
+        tree: Arrays by path.
+        paths: Arrays that have the same side.
+        axis: Where they have it.
+        default: Where none of them is there.
+    """
+    sides = [np.shape(tree[path])[axis] for path in paths if path in tree and np.ndim(tree[path]) > max(axis, 0)]
+    return next((side for side in sides if side > 0), default)
