@@ -32,7 +32,7 @@ from vidreward.files import (
     write_json_atomic,
     write_text_atomic,
 )
-from vidreward.reward_model import RewardConfig, RewardModel
+from vidreward.reward_model import LearnedRewardModel, RewardConfig, RewardModel
 from vidreward.rewards import available, load_module
 from vidreward.types import DataSpec
 
@@ -109,18 +109,42 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", model_file: st
     """Load a trained reward model, in evaluation mode.
 
     Args:
-        path: A checkpoint folder, a run's folder (its last checkpoint), or a Hub id `owner/name`.
+        path: A checkpoint folder, a run's folder (its last checkpoint), a Hub id `owner/name`, or the name of a reward
+            that needs no training.
         device: Where to put it.
         model_file: The Python file of a model that is not part of vidreward; code is never named by a checkpoint.
 
     Raises:
         ValueError: The folder is not a checkpoint, or its tensors do not fit the model.
     """
+    untrained = describe_untrained(path)
+    if untrained is not None:
+        return untrained.config.build(untrained.data).to(device).eval()
     folder = find_checkpoint(path)
     description = read_description(folder, model_file=model_file)
     model = build_model(description.config, description.data, f"{folder / 'config.json'}")
     load_weights(model, folder)
     return model.to(device).eval()
+
+
+def describe(path: str | Path, *, model_file: str | Path | None = None) -> Description:
+    """Say what a model is, and what frames it is for; the arguments and errors are those of `load`."""
+    untrained = describe_untrained(path)
+    return read_description(find_checkpoint(path), model_file=model_file) if untrained is None else untrained
+
+
+def describe_untrained(path: str | Path) -> Description | None:
+    """Describe a reward that needs no training, called by its name; None where something else is meant."""
+    name = str(path).replace("-", "_")
+    if name not in available() or Path(path).exists():
+        return None
+    recipe = load_module(name).recipe()
+    size = recipe.data.size
+    data = DataSpec(height=size, width=size, fps=10.0)
+    if isinstance(recipe.reward.build(data), LearnedRewardModel):
+        return None
+    made = Preprocessing(size=size, resize=recipe.data.resize)
+    return Description(reward=name, config=recipe.reward, data=data, preprocessing=to_json(made))
 
 
 def build_model(config: RewardConfig, data: DataSpec, where: str) -> RewardModel:

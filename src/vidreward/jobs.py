@@ -21,9 +21,9 @@ from vidreward.checkpoint import (
     Preprocessing,
     RunFolder,
     build_model,
+    describe,
     find_checkpoint,
     load,
-    read_description,
 )
 from vidreward.config import from_json, to_json
 from vidreward.data.cache import GB, build_cache, decoded_bytes
@@ -170,7 +170,7 @@ def open_like_training(
         ValueError: That is no checkpoint, or nothing can be opened.
         FileNotFoundError: The data does not exist.
     """
-    description = read_description(find_checkpoint(model_path), model_file=model_file)
+    description = describe(model_path, model_file=model_file)
     made = from_json(Preprocessing, description.preprocessing, "preprocessing")
     size = (description.data.height, description.data.width) if made.size is None else made.size
     return open_episodes(
@@ -306,7 +306,7 @@ def score_videos(
     if goal is not None:
         if model.inputs.goal == "none":
             raise ValueError(f"{model_path} looks at no goal; leave out --goal {goal}")
-        picture = read_goal(goal, replace(opened[0].spec, size=model.frame_size))
+        picture = read_goal(goal, replace(opened[0].spec, size=model.frame_size or opened[0].spec.size))
         episodes = [episode.with_goal(picture) for episode in episodes]
     files = file_names([episode.id for episode in episodes])
     scored = []

@@ -20,7 +20,7 @@ def available() -> tuple[str, ...]:
 
     Example:
         >>> available()
-        ('hold_c', 'hold_r')
+        ('hold_c', 'hold_r', 'pixels')
     """
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
