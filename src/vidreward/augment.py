@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidreward.margin import FRAME_SIZE, scale_and_cut
+from vidreward.randaugment import NUM_DRAWS as NUM_LAYER_DRAWS
+from vidreward.randaugment import RandAugment, randaugment
 from vidreward.types import Video
 
 NUM_DRAWS = 11
@@ -44,6 +46,8 @@ class Augment:
     """Largest rotation of the hue, in turns (0.5 reaches every hue)."""
     grey: float = 0.0
     """Probability of a grey clip."""
+    randaugment: RandAugment = RandAugment(num_layers=0)
+    """Operations on colours, sharpness and boxes, drawn for each sample; the last of all changes."""
 
     @property
     def moves(self) -> bool:
@@ -62,8 +66,10 @@ TOP_DOWN = Augment(
     zoom=(0.9, 1.3), shift=0.05, rotate=180, brightness=0.4, contrast=0.4, saturation=0.7, hue=0.5, grey=0.1
 )
 """For a camera that looks straight down, where every turn of the picture is as good."""
-HOLD = Augment(zoom=(1.01, 1.48), flip=0.5)
-"""HOLD's geometry as coded: 288 px scaled by 0.9 to 1.33, a crop of 256, mirrored half of the time."""
+HOLD = Augment(zoom=(0.9, 1.33), flip=0.5, randaugment=RandAugment())
+"""HOLD as coded, for frames with its margin: `load_size` 288 for 256."""
+HOLD_FIXED = Augment(zoom=(0.9, 1.33), randaugment=RandAugment(variant="fixed", magnitude=9))
+"""The same without mirror images, and with RandAugment as it was meant, at its paper's magnitude for ImageNet."""
 
 
 def augment_batch(
@@ -89,12 +95,41 @@ def augment_batch(
     Raises:
         ValueError: The rows differ in size, or are smaller than `size`.
     """
-    num_here = next(iter(batch.values())).frames.shape[0]
-    if not (config.moves or config.colours or any(_has_margin(video, size) for video in batch.values())):
+    cuts = any(_has_margin(video, size) for video in batch.values())
+    if not (cuts or config.moves or config.colours or config.randaugment.num_layers):
         return dict(batch)
-    draws = torch.rand(num_here if num_rows is None else num_rows, NUM_DRAWS, generator=generator)
-    draws = draws[first_row : first_row + num_here]
-    return {name: _augment_video(video, config, draws.to(video.frames.device), size) for name, video in batch.items()}
+    num_here = next(iter(batch.values())).frames.shape[0]
+    here = slice(first_row, first_row + num_here)
+    num_rows = num_here if num_rows is None else num_rows
+    draws = torch.rand(num_rows, NUM_DRAWS, generator=generator)[here]
+    videos = {name: _augment_video(video, config, draws.to(video.frames.device), size) for name, video in batch.items()}
+    if config.randaugment.num_layers == 0:
+        return videos
+    layers = torch.rand(num_rows, config.randaugment.num_layers, NUM_LAYER_DRAWS, generator=generator)[here]
+    return _randaugment_together(videos, config.randaugment, layers)
+
+
+def _randaugment_together(
+    videos: Mapping[str, Video], config: RandAugment, layers: Float[Tensor, "B L 5"]
+) -> dict[str, Video]:
+    """Apply RandAugment to all frames of each row at once, whatever their names: statistics are those of the sample."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for video in videos.values():
+        numbers = torch.arange(video.frames.shape[1], device=video.frames.device)
+        parts.append((video.frames, numbers < video.length[:, None]))
+        if video.goal is not None:
+            parts.append((video.goal, torch.ones(video.goal.shape[:2], dtype=torch.bool, device=video.goal.device)))
+    parts = [(frames, real) for frames, real in parts if frames.shape[1]]
+    done = randaugment(torch.cat([f for f, _ in parts], 1), torch.cat([r for _, r in parts], 1), config, layers)
+    rest = iter(done.split([frames.shape[1] for frames, _ in parts], 1))
+    return {
+        name: replace(
+            video,
+            frames=next(rest) if video.frames.shape[1] else video.frames,
+            goal=next(rest) if video.goal is not None else None,
+        )
+        for name, video in videos.items()
+    }
 
 
 def _has_margin(video: Video, size: tuple[int, int] | None) -> bool:
