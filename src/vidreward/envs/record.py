@@ -25,9 +25,11 @@ from rich.console import Console
 from rich.progress import track
 
 from vidreward.data.encode import write_video
-from vidreward.envs import WORLDS
+from vidreward.envs.names import check_names
 from vidreward.files import atomic_path, write_bytes_atomic, write_json_atomic, write_text_atomic
 
+WORLDS = ("tabletop", "metaworld", "hold")
+"""Worlds with scripted experts."""
 MAX_TRIES = 20
 """Attempts at an episode with the wanted outcome before the recording gives up."""
 
@@ -37,9 +39,9 @@ class RecordConfig:
     """What to record."""
 
     env: str = "tabletop"
-    """"tabletop" or "metaworld"."""
+    """"tabletop", "metaworld" or "hold"."""
     tasks: tuple[str, ...] = ()
-    """Tasks; all of the tabletop world's by default."""
+    """Tasks; all of the world's by default, but those of Meta-World must be named."""
     embodiment: str = "hand"
     """"hand" or "gripper", tabletop only."""
     num_episodes: int = 50
@@ -57,8 +59,7 @@ class RecordConfig:
     """Processes."""
 
     def __post_init__(self) -> None:
-        if self.env not in WORLDS:
-            raise ValueError(f"no world {self.env!r} to record; there are {', '.join(WORLDS)}")
+        check_names("world to record", [self.env], WORLDS)
         if self.num_episodes < 1 or not 0 <= self.failures <= 1 or self.num_workers < 1:
             raise ValueError(
                 f"num_episodes ({self.num_episodes}) and num_workers ({self.num_workers}) must be at least 1, "
@@ -118,14 +119,20 @@ def record_episodes(out: str | Path, config: RecordConfig) -> Path:
 def _world(config: RecordConfig) -> tuple[tuple[str, ...], Play]:
     """Return the tasks to record and the function that plays one episode."""
     if config.env == "metaworld":
+        from vidreward.envs.demonstrations import play_metaworld
         from vidreward.envs.metaworld import check_task as check_metaworld
-        from vidreward.envs.metaworld import play_metaworld
 
         if not config.tasks:
             raise ValueError("name the Meta-World tasks to record, as in --tasks drawer-open-v3 push-v3")
         for task in config.tasks:
             check_metaworld(task)
         return config.tasks, play_metaworld
+    if config.env == "hold":
+        from vidreward.envs.demonstrations import play_hold
+        from vidreward.envs.hold_tasks import TASKS as HOLD_TASKS
+
+        check_names("task of HOLD", config.tasks, tuple(HOLD_TASKS))
+        return config.tasks or tuple(HOLD_TASKS), play_hold
     from vidreward.envs.tabletop_tasks import TASKS, check_task
 
     for task in config.tasks:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium
 import numpy as np
 import pymunk
 from gymnasium import spaces
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from vidreward.envs.names import check_names
+from vidreward.envs.pixel_env import PixelEnv
 from vidreward.envs.tabletop_draw import CAMERAS, HANDLE_OFFSET, SHAPES, Painter, Scene
 from vidreward.envs.tabletop_tasks import (
     APPROACH_SHARE,
@@ -46,7 +47,7 @@ STATE_DIM = 13 + 2 * MAX_CRUMBS
 _NOTHING = pymunk.ShapeFilter(mask=0)
 
 
-class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
+class Tabletop(PixelEnv):
     """Move things on a table with a hand or a gripper.
 
     Action (3,): tip motion in x and y, as a share of `MAX_STEP`, and grip (positive closes), all in [-1, 1].
@@ -69,6 +70,12 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
         size: Height and width of the picture in pixels, at least 32.
         randomize: True for everything, False for positions and sizes only, or a `Randomize`.
         max_steps: Steps, of 0.1 s, after which an episode is truncated.
+        action_repeat: Steps that an action is held for.
+        pixels: Whether observations have pictures.
+        goals: Whether resets come with a picture of the task done.
+
+    Raises:
+        ValueError: A setting is wrong.
 
     Example:
         >>> env = Tabletop("push", embodiment="gripper")
@@ -77,7 +84,7 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
         ((3, 64, 64), (1, 3, 64, 64), False)
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
+    OPTIONS: ClassVar[tuple[str, ...]] = ("layout",)
 
     def __init__(
         self,
@@ -88,74 +95,63 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
         size: int = 64,
         randomize: Randomize | bool = True,
         max_steps: int = 100,
-        render_mode: str | None = None,
+        action_repeat: int = 1,
+        pixels: bool = True,
+        goals: bool = True,
     ) -> None:
         check_task(task)
-        if embodiment not in EMBODIMENTS:
-            raise ValueError(f"unknown embodiment {embodiment!r}; choose one of {', '.join(EMBODIMENTS)}")
-        if camera not in CAMERAS:
-            raise ValueError(f"unknown camera {camera!r}; choose one of {', '.join(CAMERAS)}")
-        if size < 32 or max_steps < 1:
-            raise ValueError(f"size must be at least 32 and max_steps at least 1; got {size} and {max_steps}")
-        self.task, self.embodiment, self.camera, self.size = task, embodiment, camera, size
-        self.randomize, self.max_steps, self.render_mode = randomize, max_steps, render_mode
-        self.action_space = spaces.Box(-1.0, 1.0, (3,), np.float32)
-        self.observation_space = spaces.Dict(  # type: ignore[assignment]
-            {
-                "pixels": spaces.Box(0, 255, (3, size, size), np.uint8),
-                "state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
-            }
+        check_names("embodiment", [embodiment], EMBODIMENTS)
+        check_names("tabletop camera", [camera], CAMERAS)
+        if size < 32:
+            raise ValueError(f"size must be at least 32; got {size}")
+        self.task, self.embodiment, self.camera, self.size, self.randomize = task, embodiment, camera, size, randomize
+        super().__init__(
+            action_space=spaces.Box(-1.0, 1.0, (3,), np.float32),
+            state_dim=STATE_DIM,
+            size=size,
+            control_rate=10,
+            max_steps=max_steps,
+            action_repeat=action_repeat,
+            pixels=pixels,
+            goals=goals,
         )
         self.layout: Layout = {}
         self.velocity: Float[ndarray, "2"] = np.zeros(2)
         self._painters: dict[str, Painter] = {}
 
-    # -- gymnasium ------------------------------------------------------------------------------------------------
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, ndarray], dict[str, Any]]:
-        """Start an episode; `options={"layout": ...}` fixes its layout.
+    def begin(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Build the scene of `options["layout"]`, or of a random layout.
 
         Raises:
-            ValueError: The layout is of another task, or an option is unknown.
+            ValueError: The layout is of another task.
         """
-        super().reset(seed=seed)
-        options = options or {}
-        if unknown := set(options) - {"layout"}:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; only 'layout' is known")
         layout = options.get("layout") or sample_layout(self.np_random, self.task, self.randomize)
         if layout["task"] != self.task:
             raise ValueError(f"the layout is for task {layout['task']!r}, this environment's is {self.task!r}")
-        self.layout, self._painters, self._num_steps = layout, {}, 0
+        self.layout, self._painters = layout, {}
         self._build(layout)
         self._approach_start = max(self._approach_distance(), 1e-6)
-        info = {**self._info(), "layout": layout, "goal": self.goal_image()[None]}
-        return self._observation(), info
+        return {**self._info(), "layout": layout}
 
-    def step(self, action: ndarray) -> tuple[dict[str, ndarray], float, bool, bool, dict[str, Any]]:
+    def advance(self, action: Float[ndarray, "3"]) -> tuple[float, bool, dict[str, Any]]:
         """Move the tip for 0.1 s."""
-        command = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         inertia = INERTIA[self.embodiment]
-        self.velocity = inertia * self.velocity + (1 - inertia) * MAX_STEP * command[:2]
+        self.velocity = inertia * self.velocity + (1 - inertia) * MAX_STEP * action[:2]
         target = np.clip(self.tip + self.velocity, -1.1, 1.1)
         self.velocity = target - self.tip
-        self._move_grip(1.0 if command[2] > 0 else -1.0)
+        self._move_grip(1.0 if action[2] > 0 else -1.0)
         self._move_tip(target)
-        self._num_steps += 1
         info = self._info()
-        truncated = self._num_steps >= self.max_steps
-        return self._observation(), float(info["success"]), False, truncated, info
-
-    def render(self) -> UInt8[ndarray, "H W 3"] | None:  # type: ignore[override]
-        """Return the current picture, channels last as Gymnasium wants it."""
-        return self.image().transpose(1, 2, 0) if self.render_mode == "rgb_array" else None
+        return float(info["success"]), False, info
 
     # -- pictures -------------------------------------------------------------------------------------------------
 
     def image(self, camera: str | None = None) -> UInt8[ndarray, "3 H W"]:
         """Return the picture of the current state, by default of the environment's camera."""
         return self._painter(camera).render(self._scene())
+
+    def goal_images(self) -> UInt8[ndarray, "1 3 H W"]:
+        return self.goal_image()[None]
 
     def goal_image(self, layout: Layout | None = None, camera: str | None = None) -> UInt8[ndarray, "3 H W"]:
         """Return the picture of a layout's task done, the embodiment in its end pose.
@@ -377,7 +373,7 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
         progress, stage = self.progress()
         return {"success": stage == 2, "progress": progress, "stage": stage}
 
-    def _observation(self) -> dict[str, ndarray]:
+    def state(self) -> Float[ndarray, "S"]:
         state = np.zeros(STATE_DIM, dtype=np.float32)
         state[0:2], state[2:4], state[4], state[5] = self.tip, self.velocity, self.grip, self.held is not None
         state[10:12], state[12] = self.layout["goal"], self.opening
@@ -387,4 +383,4 @@ class Tabletop(gymnasium.Env[dict[str, ndarray], ndarray]):
         if self.task == "sweep":
             crumbs = self._crumbs().ravel()
             state[13 : 13 + len(crumbs)] = crumbs
-        return {"pixels": self.image(), "state": state}
+        return state

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from vidreward.envs.names import check_names
 from vidreward.envs.tabletop_looks import contrasting, random_color, sample_looks
 
 TASKS = ("reach", "push", "slide-drawer", "pick-place", "sweep")
@@ -60,8 +61,7 @@ class Randomize:
 
 def check_task(task: str) -> None:
     """Raise ValueError for an unknown task, listing those that exist."""
-    if task not in TASKS:
-        raise ValueError(f"unknown tabletop task {task!r}; choose one of {', '.join(TASKS)}")
+    check_names("tabletop task", [task], TASKS)
 
 
 def sample_layout(
