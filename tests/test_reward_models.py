@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from dots import dot_episodes, dot_frames
+from replay import Playback, Replay, play
 from vidreward.checkpoint import Description, load, save_checkpoint
 from vidreward.data.sampler import SampledFrames
 from vidreward.evaluate.metrics import spearman
 from vidreward.log import Logger
 from vidreward.reward_model import LearnedRewardModel, RewardModel
 from vidreward.rewards import available, load_module
+from vidreward.rl.reward import Reward, RewardTerm, usual_shaping
+from vidreward.rl.wrapper import VideoReward
 from vidreward.scoring import StreamingScorer, score_episode, score_frames
 from vidreward.train import fit
 from vidreward.train_config import TrainConfig
@@ -59,8 +63,17 @@ def fake_video(model: RewardModel, num_rows: int, num_frames: int, seed: int = 0
     return video
 
 
+LEARNERS = [name for name in available() if isinstance(build(name), LearnedRewardModel)]
+
+
 @pytest.fixture(params=available())
 def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=LEARNERS)
+def learner(request: pytest.FixtureRequest) -> str:
+    """Name of a model that learns; the others have only a score."""
     return request.param
 
 
@@ -141,8 +154,8 @@ def test_missing_goal_is_named(name: str) -> None:
                 model.score(replace(video, **{field: None}))
 
 
-def test_loss_reaches_every_parameter(name: str) -> None:
-    model = build(name)
+def test_loss_reaches_every_parameter(learner: str) -> None:
+    model = build(learner)
     assert isinstance(model, LearnedRewardModel)
     model.train()
     batch = SampledFrames(dot_episodes(6), model, 3, seed=0).batch(0)
@@ -156,8 +169,8 @@ def test_loss_reaches_every_parameter(name: str) -> None:
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 50])
-def test_sample_copes_with_any_length(name: str, num_frames: int) -> None:
-    model = build(name)
+def test_sample_copes_with_any_length(learner: str, num_frames: int) -> None:
+    model = build(learner)
     assert isinstance(model, LearnedRewardModel)
     rng = np.random.default_rng(0)
     episodes = dot_episodes(1, lengths=(num_frames, num_frames + 1)) + dot_episodes(1, lengths=(9, 10))
@@ -181,8 +194,8 @@ def test_save_and_load_give_the_same_scores(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(loaded.score(video), model.score(video), rtol=0, atol=0)
 
 
-def test_fitting_improves_what_the_model_learns(name: str) -> None:
-    recipe = debug_recipe(name)
+def test_fitting_improves_what_the_model_learns(learner: str) -> None:
+    recipe = debug_recipe(learner)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = recipe.reward.build(SPEC)
@@ -192,6 +205,43 @@ def test_fitting_improves_what_the_model_learns(name: str) -> None:
     held_out = dot_episodes(6, seed=1)
     orders = [spearman(score_episode(model, e), np.arange(e.num_frames)) or 0.0 for e in held_out]
     assert np.mean(orders) > 0.8, orders
+
+
+@pytest.mark.parametrize("difference", [False, True])
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_video_reward_stream_and_label_agree(name: str, mode: AutoresetMode, difference: bool) -> None:
+    model = build(name)
+    shaping = replace(usual_shaping(model), difference=difference)
+    reward = Reward(RewardTerm(model=model, name="term", shaping=shaping), precision="fp32")
+    playbacks = [playback(model, num_frames, seed) for seed, num_frames in enumerate((7, 4))]
+    vector = SyncVectorEnv([lambda: Replay(playbacks), lambda: Replay(playbacks[::-1])], autoreset_mode=mode)
+    env = VideoReward(vector, reward, text="cross")
+    env.reset()
+    for row, steps in enumerate(play(env, 12)):
+        traces = [reward.trace(played.episode("cross")) for played in playbacks[:: 1 - 2 * row]]
+        streamed = [stream(model, played) for played in playbacks[:: 1 - 2 * row]]
+        num_steps = len(steps)
+        rewards = np.concatenate([trace.reward for trace in traces] * 2)[:num_steps]
+        scores = np.concatenate([trace.scores["term"][1:] for trace in traces] * 2)[:num_steps]
+        np.testing.assert_allclose(np.concatenate([each[1:] for each in streamed] * 2)[:num_steps], scores, 1e-4, 1e-4)
+        np.testing.assert_allclose([step["score/term"] for step in steps], scores, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose([step["reward"] for step in steps], rewards, rtol=1e-4, atol=2e-4)
+
+
+def playback(model: RewardModel, num_frames: int, seed: int) -> Playback:
+    video = fake_video(model, 1, num_frames, seed)
+    return Playback(
+        frames=video.frames[0].numpy(),
+        rewards=[0.0] * (num_frames - 1),
+        goal=None if video.goal is None else video.goal[0].numpy(),
+        states=None if video.state is None else video.state[0].numpy(),
+    )
+
+
+def stream(model: RewardModel, played: Playback) -> list[float]:
+    scorer = StreamingScorer(model, goal=played.goal, text="cross", precision="fp32")
+    states = [None] * len(played.frames) if played.states is None else played.states
+    return [scorer.push(frame, state) for frame, state in zip(played.frames, states, strict=True)]
 
 
 def test_dots_are_seen_by_nobody_who_looks_away() -> None:

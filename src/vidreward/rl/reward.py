@@ -16,7 +16,7 @@ import tyro
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from vidreward.checkpoint import find_checkpoint, load, read_description
+from vidreward.checkpoint import describe, describe_untrained, load
 from vidreward.reward_model import RewardModel
 from vidreward.rl.account import ENV, Account, EnvTerm, PaidTerm
 from vidreward.rl.goal_scorer import Goal, GoalScorer
@@ -281,7 +281,8 @@ def load_term(term: RewardTerm, device: str, precision: Precision) -> LoadedTerm
         model, name = term.model, type(term.model).__name__
     else:
         model, name = load(term.model, device=choose_device(device), model_file=term.model_file), Path(term.model).name
-        data = read_description(find_checkpoint(term.model), model_file=term.model_file).data
+        if describe_untrained(term.model) is None:
+            data = describe(term.model, model_file=term.model_file).data
     shaping = usual_shaping(model) if term.shaping is None else term.shaping
     scorer = GoalScorer(model, precision=precision)
     pays = PaidTerm(name=term.name or name, weight=term.weight, shaping=shaping, looks_at_goal=scorer.needs_goal)
