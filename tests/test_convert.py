@@ -24,12 +24,16 @@ from vidreward.cli import main
 from vidreward.convert.flax_file import read_parameters
 from vidreward.convert.hold import Kind, convert_hold
 from vidreward.convert.hold_layout import BATCH_STATS, check, find_sources
-from vidreward.evaluate.hold_metrics import hold_metrics
+from vidreward.data.episodes import open_episodes
+from vidreward.envs import make_env
+from vidreward.evaluate.hold_metrics import MEAN_FPS, hold_metrics
+from vidreward.jobs import open_like_training
 from vidreward.nets.resnet import ResNet
 from vidreward.nets.vivit import LARGE, ViViT
 from vidreward.rewards.hold_c import HoldC
 from vidreward.rewards.hold_r import HoldR
-from vidreward.rl.reward import usual_shaping
+from vidreward.rl.reward import Reward, RewardMix, RewardTerm, usual_shaping
+from vidreward.rl.wrapper import VideoReward
 from vidreward.scoring import score_frames
 
 RESNET_C = "hold_checkpoint_resnet/holdc_r50_f3_adam"
@@ -193,8 +197,22 @@ def test_the_folder_describes_what_was_found(tmp_path: Path) -> None:
     assert record["converted"]["num_parameters"] == 53_361
     assert record["converted"]["assumed"] == ["size", "mean_fps"]
     model = vidreward.load(out)
-    assert model.counts_frames_at == 11.841645719966037
+    assert model.counts_frames_at == MEAN_FPS
     assert usual_shaping(model).scale == 1 / 12.5
+
+
+def test_videos_are_opened_with_the_margin_of_hold_s_evaluation(tmp_path: Path) -> None:
+    checkpoint = GOLDEN / f"{VIVIT}.msgpack"
+    videos = write_clips(tmp_path / "videos", 1)
+    plain = open_like_training(convert_hold("hold-r", checkpoint, tmp_path / "plain"), videos)[0].frames([3])
+    out = convert_hold("hold-r", checkpoint, tmp_path / "margin", load_size=36)
+    frames = open_like_training(out, videos)[0].frames([3])
+    larger = open_episodes(videos, size=36, resize="crop")[0].frames([3])
+    np.testing.assert_array_equal(frames, larger[..., 2:-2, 2:-2])
+    assert frames.shape == plain.shape
+    assert not np.array_equal(frames, plain)
+    with pytest.raises(ValueError, match="load_size 31 is less than the size 32"):
+        convert_hold("hold-r", checkpoint, tmp_path / "less", load_size=31)
 
 
 @pytest.mark.parametrize(("name", "normalizer"), [(RESNET_C, 5.0), (VIVIT, 45.0)])
@@ -203,6 +221,27 @@ def test_rewards_are_divided_by_the_papers_number(
 ) -> None:
     shaping = usual_shaping(load(name))
     assert (shaping.scale, shaping.baseline, shaping.clip) == (1 / normalizer, True, True)
+
+
+@pytest.mark.filterwarnings("ignore:the environment makes 10 frames a second and hold was trained at")
+@pytest.mark.parametrize("name", [RESNET_C, VIVIT])
+def test_a_released_model_pays_an_agent(load: Callable[..., HoldC | HoldR], name: str) -> None:
+    """The original's reward: -max(0, d(s', g) - d(g, g)) / T, plus the environment's own."""
+    model = load(name, 32)
+    mix = RewardMix(terms=(RewardTerm(model=model, name="hold"),), env_weight=1.0)
+    env = VideoReward(make_env("tabletop/push", num_envs=1, size=32), Reward(mix, precision="fp32"))
+    observation, info = env.reset(seed=0)
+    goal = info["goal"][0]
+    frames = [observation["pixels"][0]]
+    for _ in range(3):
+        observation, reward, _, _, info = env.step(env.action_space.sample())
+        frames.append(observation["pixels"][0])
+        scores = score_frames(model, np.stack(frames), goal, fps=10.0, precision="fp32")
+        repeated = np.repeat(goal[-1:], 4, axis=0)
+        baseline = score_frames(model, repeated, goal, precision="fp32")[-1]
+        expected = min(0.0, scores[-1] - baseline) / (5 if kind_of(name) == "hold-c" else 45)
+        assert info["reward/hold"][0] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert reward[0] == pytest.approx(expected + info["env_reward"][0], rel=1e-4, abs=1e-6)
 
 
 # --- files that do not fit -------------------------------------------------------------------------------------------
@@ -406,7 +445,7 @@ def test_convert_then_score(
     options = ["--size", 32] if name == RESNET_C else []
     assert run("convert", kind_of(name), GOLDEN / f"{name}.msgpack", out, *options, "--normalizer", 10) == 0
     said = " ".join(capsys.readouterr().out.split())
-    for part in ("32x32 pixels", "T = 10", "trained for 37 steps", f"vidreward score {out}"):
+    for part in ("32 pixels", "T = 10", "trained for 37 steps", f"vidreward score {out}"):
         assert part in said
     videos = write_clips(tmp_path / "videos", 1)
     assert run("score", out, videos, "--out", tmp_path / "scored") == 0

@@ -22,6 +22,7 @@ from vidreward.checkpoint import Description, Preprocessing, build_model, save_c
 from vidreward.config import to_json
 from vidreward.convert.flax_file import Leaf, read_parameters
 from vidreward.convert.hold_layout import BATCH_STATS, array_side, check, fill, find_sources
+from vidreward.data.pixels import FrameSpec
 from vidreward.nets.resnet import Depth
 from vidreward.nets.vit import ViTConfig
 from vidreward.nets.vivit import ViViTConfig
@@ -54,7 +55,13 @@ class _Found:
 
 
 def convert_hold(
-    kind: Kind, checkpoint: Path, out: Path, *, size: int | None = None, normalizer: float | None = None
+    kind: Kind,
+    checkpoint: Path,
+    out: Path,
+    *,
+    size: int | None = None,
+    load_size: int | None = None,
+    normalizer: float | None = None,
 ) -> Path:
     """Write a released checkpoint as a folder that `vidreward.load` opens.
 
@@ -64,6 +71,8 @@ def convert_hold(
         out: The new folder.
         size: Side of the square frames, in pixels. ResNets take any and are given 256, their size in training, by
             default; the others have one size.
+        load_size: Shorter side that videos are scaled to before the centre is cut out of them. None leaves no margin,
+            as the original in reinforcement learning; its evaluation has 288 for 256.
         normalizer: HOLD's T, by which rewards are divided: 5 for HOLD-C and 45 for HOLD-R by default.
 
     Returns:
@@ -81,6 +90,7 @@ def convert_hold(
     tree = params | {BATCH_STATS + name: leaf for name, leaf in stats.items()}
     found = _recognise(kind, tree, str(checkpoint))
     side = _frame_size(found, size)
+    FrameSpec(size=(side, side), resize="crop", load_size=load_size)  # refuses a margin that is none
     data = DataSpec(height=side, width=side, fps=MEAN_FPS)
     model = _build(found.config, data, tree, str(checkpoint))
     model.normalizer.fill_(NORMALIZER[kind] if normalizer is None else normalizer)
@@ -88,7 +98,7 @@ def convert_hold(
         reward=kind.replace("-", "_"),
         config=found.config,
         data=data,
-        preprocessing=to_json(Preprocessing(size=side, resize="crop")),
+        preprocessing=to_json(Preprocessing(size=side, resize="crop", load_size=load_size)),
     )
     assumed = {"size": found.size is None and size is None, "normalizer": normalizer is None, "mean_fps": True}
     source = {
@@ -97,6 +107,7 @@ def convert_hold(
         "network": found.network,
         "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "size": side,
+        "load_size": load_size,
         "normalizer": float(model.normalizer),
         "mean_fps": MEAN_FPS,
         "assumed": [name for name, is_assumed in assumed.items() if is_assumed],
@@ -113,10 +124,11 @@ def describe_conversion(folder: Path) -> str:
     def mark(name: str, option: str) -> str:
         return f" (assumed; {option} sets it)" if name in found["assumed"] else ""
 
+    margin = "" if found["load_size"] is None else f", of videos scaled to a shorter side of {found['load_size']}"
     return "\n".join(
         [
             f"{found['network']}: {found['num_parameters']:,} parameters, trained for {record['step']:,} steps",
-            f"frames: {found['size']}x{found['size']} pixels{mark('size', '--size')}, cut to a square from the centre",
+            f"frames: the square in the centre, {found['size']} pixels{mark('size', '--size')}{margin}",
             f"rewards are divided by T = {found['normalizer']:g}{mark('normalizer', '--normalizer')}",
         ]
     )
