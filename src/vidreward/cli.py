@@ -151,6 +151,7 @@ def convert(
     out: Positional[Path],
     *,
     size: int | None = None,
+    load_size: int | None = None,
     normalizer: float | None = None,
 ) -> int:
     """Turn a checkpoint that HOLD's authors released into a model to score with; its network is found in the file.
@@ -160,11 +161,13 @@ def convert(
         checkpoint: The file, as downloaded.
         out: New folder.
         size: Side of the frames, in pixels; 256 by default for a ResNet, and given by the file for a transformer.
+        load_size: Shorter side that videos are scaled to before the centre is cut out of them; HOLD's evaluation has
+            288, its reinforcement learning and the default no margin.
         normalizer: T, which rewards are divided by; the paper's by default: 5 for hold-c, 45 for hold-r.
     """
     from vidreward.convert.hold import convert_hold, describe_conversion
 
-    convert_hold(kind, checkpoint, out, size=size, normalizer=normalizer)
+    convert_hold(kind, checkpoint, out, size=size, load_size=load_size, normalizer=normalizer)
     Console().print(
         f"{describe_conversion(out)}\n"
         f"converted: {out}\n"
