@@ -101,8 +101,9 @@ def augment_batch(
     num_here = next(iter(batch.values())).frames.shape[0]
     here = slice(first_row, first_row + num_here)
     num_rows = num_here if num_rows is None else num_rows
-    draws = torch.rand(num_rows, NUM_DRAWS, generator=generator)[here]
-    videos = {name: _augment_video(video, config, draws.to(video.frames.device), size) for name, video in batch.items()}
+    device = next(iter(batch.values())).frames.device
+    draws = torch.rand(num_rows, NUM_DRAWS, generator=generator)[here].to(device, non_blocking=True)
+    videos = {name: _augment_video(video, config, draws, size) for name, video in batch.items()}
     if config.randaugment.num_layers == 0:
         return videos
     layers = torch.rand(num_rows, config.randaugment.num_layers, NUM_LAYER_DRAWS, generator=generator)[here]
@@ -150,7 +151,7 @@ def _has_margin(video: Video, size: tuple[int, int] | None) -> bool:
             f"frames of {given[0]}x{given[1]} are smaller than the model's {size[0]}x{size[1]}; open the data with "
             "this size, or with a load_size that is at least as large"
         )
-    return given != size
+    return given != size or FRAME_SIZE in video.labels
 
 
 def _augment_video(video: Video, config: Augment, draws: Float[Tensor, "B 11"], size: tuple[int, int] | None) -> Video:
@@ -167,7 +168,8 @@ def _cut(video: Video, config: Augment, draws: Float[Tensor, "B 11"], size: tupl
     labels = dict(video.labels)
     sizes = labels.pop(FRAME_SIZE, None)
     if sizes is None:
-        sizes = torch.tensor(video.frames.shape[-2:], device=draws.device).expand(len(draws), 2)
+        sizes = torch.empty((len(draws), 2), dtype=torch.int64, device=draws.device)
+        sizes[:, 0], sizes[:, 1] = video.frames.shape[-2:]
     low, high = config.zoom
 
     def cut(frames: Tensor) -> Tensor:

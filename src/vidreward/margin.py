@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -79,7 +79,7 @@ def scale_and_cut(
     *,
     factors: Float[Tensor, "B 2"],
     places: Float[Tensor, "B 2"],
-    mirrored: Tensor,
+    mirrored: Bool[Tensor, "B"],
 ) -> UInt8[Tensor, "B T 3 h w"]:
     """Scale each row, cut a window out of it and mirror it, the same for all frames of the row.
 
@@ -89,57 +89,75 @@ def scale_and_cut(
         size: Height and width of the window.
         factors: Magnification of height and width; a row is never scaled below the window.
         places: Where the window lies, 0 (top, left) to 1 (excluded).
-        mirrored: Whether to mirror, bool (B,).
+        mirrored: Whether to mirror.
     """
-    window = torch.tensor(size, device=frames.device)
-    scaled = torch.maximum((sizes * factors).long(), window)
-    offsets = (places * (scaled - window + 1)).long().clamp(max=scaled - window)
-    steps = torch.arange(size[1], device=frames.device).expand(len(frames), -1)
-    columns = offsets[:, 1:] + torch.where(mirrored[:, None], size[1] - 1 - steps, steps)
-    rows = offsets[:, :1] + torch.arange(size[0], device=frames.device)
-    x = _taps(columns, sizes[:, 1:], scaled[:, 1:])
-    y = _taps(rows, sizes[:, :1], scaled[:, :1])
+    x, y = window_taps(sizes, size, factors=factors, places=places, mirrored=mirrored)
     planes = frames.flatten(1, 2)  # (B, T * 3, H, W)
     if planes.is_cuda:
-        return _cut_at_once(planes, x, y).unflatten(1, frames.shape[1:3])
-    return torch.stack([_cut_row(planes[i], x.row(i), y.row(i)) for i in range(len(planes))]).view(
+        return cut_at_once(planes, x, y).unflatten(1, frames.shape[1:3])
+    return torch.stack([cut_row(planes[i], x.row(i), y.row(i)) for i in range(len(planes))]).view(
         *frames.shape[:3], *size
     )
 
 
 @dataclass(frozen=True)
-class _Taps:
+class Taps:
     """The two pixels along one axis that make a new one, and the weight of the second."""
 
     low: Int[Tensor, "B n"]
     high: Int[Tensor, "B n"]
     weight: Float[Tensor, "B n"]
 
-    def row(self, number: int) -> _Taps:
+    def row(self, number: int) -> Taps:
         """Return those of one row, as a batch of one."""
-        return _Taps(self.low[number, None], self.high[number, None], self.weight[number, None])
+        return Taps(self.low[number, None], self.high[number, None], self.weight[number, None])
 
 
-def _taps(places: Int[Tensor, "B n"], size: Int[Tensor, "B 1"], scaled: Int[Tensor, "B 1"]) -> _Taps:
-    """Say where the pixels at `places` of an axis that was scaled from `size` to `scaled` come from."""
-    scale = size.float() / scaled.float()
-    at = (places.float() + 0.5) * scale - 0.5
+def window_taps(
+    sizes: Int[Tensor, "B 2"],
+    size: tuple[int, int],
+    *,
+    factors: Float[Tensor, "B 2"],
+    places: Float[Tensor, "B 2"],
+    mirrored: Bool[Tensor, "B"],
+) -> tuple[Taps, Taps]:
+    """Say where the columns and lines of each row's window come from; arguments as of `scale_and_cut`."""
+    straight = torch.zeros_like(mirrored)
+    x = _taps(sizes[:, 1], size[1], factors[:, 1], places[:, 1], mirrored)
+    y = _taps(sizes[:, 0], size[0], factors[:, 0], places[:, 0], straight)
+    return x, y
+
+
+def _taps(
+    sizes: Int[Tensor, "B"],
+    window: int,
+    factors: Float[Tensor, "B"],
+    places: Float[Tensor, "B"],
+    mirrored: Bool[Tensor, "B"],
+) -> Taps:
+    """Say which old pixels each of the window's comes from, along one axis."""
+    scaled = (sizes * factors).long().clamp(min=window)
+    offsets = torch.minimum((places * (scaled - window + 1)).long(), scaled - window)
+    steps = torch.arange(window, device=sizes.device)
+    steps = torch.where(mirrored[:, None], window - 1 - steps, steps)  # (B, n)
+    scale = sizes.float() / scaled.float()
+    at = ((offsets[:, None] + steps).float() + 0.5) * scale[:, None] - 0.5
     low = at.floor()
-    return _Taps(low.long().clamp(min=0), torch.minimum(at.ceil().long(), size - 1), at - low)
+    return Taps(low.long().clamp(min=0), torch.minimum(at.ceil().long(), sizes[:, None] - 1), at - low)
 
 
-def _cut_at_once(planes: UInt8[Tensor, "B P H W"], x: _Taps, y: _Taps) -> UInt8[Tensor, "B P h w"]:
+def cut_at_once(planes: UInt8[Tensor, "B P H W"], x: Taps, y: Taps) -> UInt8[Tensor, "B P h w"]:
     """Interpolate all rows together, with few launches of a GPU's kernels."""
     shape = (*planes.shape[:3], x.low.shape[1])
     left, right = (planes.gather(3, taps[:, None, None].expand(shape)) for taps in (x.low, x.high))
     return _interpolate(left, right, x.weight, y)
 
 
-def _cut_row(planes: UInt8[Tensor, "P H W"], x: _Taps, y: _Taps) -> UInt8[Tensor, "P h w"]:
+def cut_row(planes: UInt8[Tensor, "P H W"], x: Taps, y: Taps) -> UInt8[Tensor, "P h w"]:
     """Interpolate one row on a CPU, a few planes at a time, from the lines that the window needs."""
     num_planes, height, width = planes.shape
     first, last = int(y.low.min()), int(y.high.max())
-    y = _Taps(y.low - first, y.high - first, y.weight)
+    y = Taps(y.low - first, y.high - first, y.weight)
     num_lines = last - first + 1
     at_once = min(num_planes, max(1, CPU_CHUNK // (num_lines * x.low.shape[1])))
     # a list of places, made once for all planes, is read twice as fast as by `gather`
@@ -154,7 +172,7 @@ def _cut_row(planes: UInt8[Tensor, "P H W"], x: _Taps, y: _Taps) -> UInt8[Tensor
 
 
 def _interpolate(
-    left: UInt8[Tensor, "B P H w"], right: UInt8[Tensor, "B P H w"], x_weight: Float[Tensor, "B w"], y: _Taps
+    left: UInt8[Tensor, "B P H w"], right: UInt8[Tensor, "B P H w"], x_weight: Float[Tensor, "B w"], y: Taps
 ) -> UInt8[Tensor, "B P h w"]:
     """Interpolate along lines, then between them: the order, and so the rounding, of `tf.image.resize`."""
     num_rows, num_planes, height, width = left.shape

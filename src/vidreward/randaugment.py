@@ -99,7 +99,8 @@ def randaugment(
                 _cut_out(out, drew, layer, config)
             else:
                 rows = drew.tolist()
-                changed = _apply(operation, torch.stack([out[i] for i in rows]), real[rows], config)
+                drawn, counted = torch.stack([out[i] for i in rows]), torch.stack([real[i] for i in rows])
+                changed = _apply(operation, drawn, counted, config)
                 for i, row in zip(rows, changed, strict=True):
                     out[i] = row
     return out
