@@ -11,17 +11,23 @@ from typing import Literal
 
 from numpy import ndarray
 
+from vidreward.data.cache import default_folder
 from vidreward.data.candidates import Candidate, Listing
 from vidreward.data.episode_set import EpisodeSet, named_few
 from vidreward.data.paths import Quarantined
 from vidreward.data.pixels import FrameSpec
+from vidreward.data.probe import probe
+from vidreward.data.probe_index import ProbeIndex
 from vidreward.data.progress import progress_bar
 from vidreward.data.something import find_splits, list_something
-from vidreward.data.sources import DiskSource, Footage, ImageFootage, VideoFootage
+from vidreward.data.sources import DiskSource, Footage, ImageFootage, VideoFootage, hash_file
 from vidreward.data.video_folder import LOOKED_FOR, list_folder, printable
 from vidreward.types import Episode, EpisodeInfo
 
 __all__ = ["EpisodeSet", "Quarantined", "open_episodes"]
+
+MIN_INDEXED = 100
+"""Episodes from which on what was found out about their files is kept."""
 
 
 def open_episodes(
@@ -33,11 +39,13 @@ def open_episodes(
     crop: tuple[float, float, float, float] | None = None,
     camera: str | None = None,
     fps: float | None = None,
+    cache_dir: Path | None = None,
 ) -> EpisodeSet:
     """Open a folder of videos, of folders of pictures, Something-Something v2, or a single video.
 
     Nothing is decoded yet but one frame a file, which shows that its codec works. Files that cannot be used are
-    named in `quarantine` with the reason; they stop nothing.
+    named in `quarantine` with the reason; they stop nothing. What was found out about the files of a large folder is
+    kept (`data.probe_index`), so that opening it again takes seconds.
 
     Args:
         path: Folder or video file.
@@ -48,6 +56,7 @@ def open_episodes(
         crop: Box to keep before resizing: left, top, right, bottom as fractions 0-1 of the frame.
         camera: The camera that comes first, and so is read by default; None: the order of the metadata.
         fps: Resample every episode to this rate: the last frame shown at or before each k / fps seconds.
+        cache_dir: Where what was found out is kept; None: $VIDREWARD_CACHE, else ~/.cache/vidreward/frames.
 
     Raises:
         ValueError: Nothing that can be opened is there; or a metadata file cannot be understood.
@@ -61,7 +70,11 @@ def open_episodes(
     if not given.exists():
         raise FileNotFoundError(f"{given} does not exist; give a folder of videos or a video file")
     listing = recognise(given.resolve())
-    opened = open_all(listing.candidates, partial(open_candidate, spec=spec, camera=camera, fps=fps))
+    is_large = len(listing.candidates) >= MIN_INDEXED
+    index = ProbeIndex(given.resolve(), cache_dir or default_folder()) if is_large else None
+    opened = open_all(
+        listing.candidates, partial(open_candidate, spec=spec, camera=camera, fps=fps, index=index), index
+    )
     quarantine = listing.quarantine + tuple(entry for entry in opened if isinstance(entry, Quarantined))
     episodes = [entry for entry in opened if isinstance(entry, Episode)]
     if not episodes:
@@ -79,24 +92,38 @@ def recognise(root: Path) -> Listing:
 
 
 def open_all(
-    candidates: Sequence[Candidate], open_one: Callable[[Candidate], Episode | Quarantined]
+    candidates: Sequence[Candidate],
+    open_one: Callable[[Candidate], Episode | Quarantined],
+    index: ProbeIndex | None = None,
 ) -> list[Episode | Quarantined]:
     """Open candidates side by side, in their order, with a progress bar when there are many."""
-    opened = []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool, progress_bar() as bar:
-        task = bar.add_task("opening", total=len(candidates), visible=len(candidates) >= 50)
-        for entry in pool.map(open_one, candidates):
-            opened.append(entry)
-            bar.advance(task)
+    num_threads = min(16, len(os.sched_getaffinity(0)))
+    # tasks of several candidates: where the index knows them, handing one over takes longer than opening it
+    size = max(1, min(64, len(candidates) // (8 * num_threads)))
+    parts = [candidates[start : start + size] for start in range(0, len(candidates), size)]
+    opened: list[Episode | Quarantined] = []
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task("opening", total=len(candidates), visible=len(candidates) >= 50)
+            for part in pool.map(lambda part: [open_one(candidate) for candidate in part], parts):
+                opened += part
+                bar.advance(task, len(part))
+                if index is not None:
+                    index.save_now_and_then()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if index is not None:
+            index.save()
     return opened
 
 
 def open_candidate(
-    candidate: Candidate, *, spec: FrameSpec, camera: str | None, fps: float | None
+    candidate: Candidate, *, spec: FrameSpec, camera: str | None, fps: float | None, index: ProbeIndex | None = None
 ) -> Episode | Quarantined:
     """Open the files of one episode, or say why that cannot be done."""
     try:
-        return make_episode(candidate, spec, camera, fps)
+        return make_episode(candidate, spec, camera, fps, index)
     except ValueError as error:
         reason = str(error)
         for media in candidate.cameras.values():
@@ -104,7 +131,9 @@ def open_candidate(
         return Quarantined(file=printable(candidate.id), reason=reason)
 
 
-def make_episode(candidate: Candidate, spec: FrameSpec, camera: str | None, fps: float | None) -> Episode:
+def make_episode(
+    candidate: Candidate, spec: FrameSpec, camera: str | None, fps: float | None, index: ProbeIndex | None
+) -> Episode:
     """Open every camera of an episode and check that its parts fit together.
 
     Raises:
@@ -118,14 +147,15 @@ def make_episode(candidate: Candidate, spec: FrameSpec, camera: str | None, fps:
     footage: dict[str, Footage] = {}
     for name, media in cameras.items():
         if isinstance(media, Path):
-            footage[name] = VideoFootage(media, spec, fps, candidate.rate)
+            video = probe(media) if index is None else index.probe(media)
+            footage[name] = VideoFootage(media, spec, fps, candidate.rate, video=video)
         else:
             footage[name] = ImageFootage(media, spec, fps, candidate.rate)
     first = next(iter(footage.values()))
     for name, other in footage.items():
         if len(other.index) != len(first.index):
             raise ValueError(f"camera {name!r} has {len(other.index)} frames, the first has {len(first.index)}")
-    source = DiskSource(footage, spec, candidate.goal)
+    source = DiskSource(footage, spec, candidate.goal, hash_file if index is None else index.content_of)
     if candidate.goal is not None and not spec.has_margin and source.read_goal().shape[2:] != first.size:
         raise ValueError(f"goal {candidate.goal.name} and frames differ in size; give open_episodes a size")
     info = EpisodeInfo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import stat
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -69,29 +69,47 @@ def list_tree(root: Path) -> tuple[list[Path], list[Quarantined]]:
     """
     files: list[Path] = []
     refused: list[Quarantined] = []
-    for folder, folder_names, names in root.walk():
-        folder_names[:] = sorted((n for n in folder_names if not n.startswith(".")), key=natural_key)
-        linked = [n for n in folder_names if (folder / n).is_symlink()]
-        for name in [*linked, *sorted((n for n in names if not n.startswith(".")), key=natural_key)]:
-            path = folder / name
-            relative = path.relative_to(root).as_posix()
-            try:
-                relative.encode()
-                resolve_inside(root, relative)
-            except UnicodeEncodeError:
-                shown = relative.encode(errors="backslashreplace").decode()
-                refused.append(Quarantined(file=shown, reason="the name is not valid UTF-8; rename the file"))
-            except PathError as error:
-                refused.append(Quarantined(file=relative, reason=str(error)))
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        folders: list[str] = []
+        try:
+            with os.scandir(root / folder) as entries:
+                seen = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
+        except OSError as error:
+            problem = f"the folder cannot be read ({error.strerror}); check its permissions"
+            refused.append(Quarantined(file=folder.rstrip("/") or ".", reason=problem))
+            continue
+        for entry in seen:
+            relative = f"{folder}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(f"{relative}/")
+                continue
+            reason = refusal(root, relative, entry)
+            if reason is None:
+                files.append(Path(entry.path))
             else:
-                mode = path.stat().st_mode
-                if stat.S_ISREG(mode):
-                    files.append(path)
-                elif not stat.S_ISDIR(mode):
-                    refused.append(Quarantined(file=relative, reason="a pipe, socket or device, not a file; remove it"))
-                else:
-                    refused.append(Quarantined(file=relative, reason="a link to a folder; open that folder instead"))
+                shown = relative.encode(errors="backslashreplace").decode()
+                refused.append(Quarantined(file=shown, reason=reason))
+        pending += reversed(folders)
     return files, refused
+
+
+def refusal(root: Path, relative: str, entry: os.DirEntry[str]) -> str | None:
+    """Say why an entry of a folder is not taken; None for a regular file inside, which only links may not be."""
+    try:
+        relative.encode()
+        if entry.is_symlink():
+            resolve_inside(root, relative)
+    except UnicodeEncodeError:
+        return "the name is not valid UTF-8; rename the file"
+    except PathError as error:
+        return str(error)
+    if entry.is_file():
+        return None
+    if entry.is_dir():
+        return "a link to a folder; open that folder instead"
+    return "a pipe, socket or device, not a file; remove it"
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

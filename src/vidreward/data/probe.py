@@ -21,6 +21,8 @@ from numpy import ndarray
 from vidreward.data.pixels import VideoError, display_matrix
 from vidreward.data.reader import VIDEO_DEMUXERS, DamagedError, Reader
 
+PROBE_VERSION = 1
+"""Raised when `probe` finds something else in the same file; results that were kept are then made anew."""
 MAX_FRAMES = 20_000_000
 """Most frames a file may have; four days at 60 fps."""
 DEFAULT_FPS = 10.0
@@ -35,7 +37,7 @@ NEED_THE_PAST = ("gif", "apng")
 """Codecs whose marked key frames are still drawn over earlier ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VideoProbe:
     """What a file holds, found without keeping a frame."""
 

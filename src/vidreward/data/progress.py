@@ -1,4 +1,4 @@
-"""Progress bars of the data layer: on a terminal only, on standard error, gone when done."""
+"""What the data layer tells the user, on standard error: bars, on a terminal only and gone when done, and lines."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def say(text: str) -> None:
+    """Tell the user a line on standard error."""
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)

@@ -10,8 +10,12 @@ The task is the template without its brackets. The data set's own licence forbid
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from vidreward.data.candidates import Candidate, Listing
@@ -20,8 +24,10 @@ from vidreward.data.paths import MissingError, PathError, Quarantined, list_tree
 
 PREFIX = "something-something-v2-"
 SPLITS = ("train", "validation", "test")
-VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
+VIDEO_FOLDERS = ("20bn-something-something-v2/", "videos/", "")
 LABEL_FOLDERS = (".", "labels")
+PLAIN_NAME = re.compile(r"\w+\.webm")
+"""A name that leads nowhere else."""
 
 
 def find_splits(root: Path) -> dict[str, Path]:
@@ -47,40 +53,57 @@ def list_something(root: Path, splits: Mapping[str, Path]) -> Listing:
     Raises:
         ValueError: A split file cannot be understood; with the place.
     """
-    candidates: list[Candidate] = []
-    quarantine: list[Quarantined] = []
-    folders = [folder for folder in VIDEO_FOLDERS if (root / folder).is_dir()]
-    listed: set[Path] = set()
+    files, refused = list_tree(root)
+    prefix = os.path.join(root, "")
+    videos = {str(path).removeprefix(prefix): path for path in files if path.suffix == ".webm"}
+    refusals = {entry.file: entry.reason for entry in refused}
+    candidates: dict[str, Candidate] = {}
+    quarantine: dict[str, str] = {}
     for split, path in splits.items():
         missing: list[str] = []
         entries = read_split(path)
         for place, entry in enumerate(entries):
+            name = f"{entry['id']}.webm"
             try:
-                candidate = from_entry(root, folders, entry, split, f"{path}, entry {place}")
+                id = find_video(root, name, videos, refusals)
             except PathError as error:
-                quarantine.append(Quarantined(file=f"{entry['id']}.webm", reason=str(error)))
+                quarantine[name] = str(error)
                 continue
-            if candidate is None:
-                missing.append(str(entry["id"]))
-            elif candidate.cameras["default"] not in listed:
-                candidates.append(candidate)
-                listed.add(root / candidate.id)
+            if id is None:
+                missing.append(name)
+            elif id not in candidates:
+                candidates[id] = from_entry(id, videos[id], entry, split, f"{path}, entry {place}")
         if missing:
-            reason = (
-                f"{len(missing)} of {len(entries)} videos are not there, such as {missing[0]}.webm; the rest is used"
+            quarantine[path.relative_to(root).as_posix()] = (
+                f"{len(missing)} of {len(entries)} videos are not there, such as {missing[0]}; the rest is used"
             )
-            quarantine.append(Quarantined(file=path.relative_to(root).as_posix(), reason=reason))
-    files, refused = list_tree(root)
-    unlisted = [path.relative_to(root).as_posix() for path in files if path.suffix == ".webm" and path not in listed]
-    known = {entry.file for entry in quarantine}
-    quarantine += [entry for entry in refused if Path(entry.file).name not in known]
-    quarantine += [Quarantined(file=name, reason="in no split file; add an entry") for name in unlisted]
+    named = set(quarantine)
+    quarantine |= {file: reason for file, reason in refusals.items() if Path(file).name not in named}
+    quarantine |= {file: "in no split file; add an entry" for file in videos if file not in candidates}
     return Listing(
         format="something_v2",
-        candidates=tuple(candidates),
-        quarantine=tuple(quarantine),
+        candidates=tuple(candidates.values()),
+        quarantine=tuple(Quarantined(file=file, reason=reason) for file, reason in quarantine.items()),
         looked_for=f"the webm files that {', '.join(path.name for path in splits.values())} name by id",
     )
+
+
+def find_video(root: Path, name: str, videos: Mapping[str, Path], refusals: Mapping[str, str]) -> str | None:
+    """Find the video of an entry among the files that are there: its path below the root, None when it is missing.
+
+    Raises:
+        PathError: It was refused, or the name leads out of the folder.
+    """
+    for folder in VIDEO_FOLDERS:
+        relative = f"{folder}{name}"
+        if relative in videos:
+            return relative
+        if relative in refusals:
+            raise PathError(refusals[relative])
+    with contextlib.suppress(MissingError):
+        if not PLAIN_NAME.fullmatch(name):
+            resolve_inside(root, name)
+    return None
 
 
 def read_split(path: Path) -> list[dict[str, object]]:
@@ -102,32 +125,28 @@ def read_split(path: Path) -> list[dict[str, object]]:
     return entries
 
 
-def from_entry(root: Path, folders: list[str], entry: Mapping[str, object], split: str, place: str) -> Candidate | None:
-    """Find the video of one entry; None when it is not there.
+def from_entry(id: str, path: Path, entry: Mapping[str, object], split: str, place: str) -> Candidate:
+    """Take what one entry says about its video.
 
     Raises:
-        PathError: The id leads out of the folder.
         ValueError: The label, template or placeholders are not what they should be.
     """
-    name = f"{entry['id']}.webm"
-    for folder in folders:
-        try:
-            path = resolve_inside(root, f"{folder}/{name}")
-            break
-        except MissingError:
-            continue
-    else:
-        return None
     template = text_of(entry, "template", place)
     placeholders = entry.get("placeholders", [])
     if not isinstance(placeholders, list) or not all(isinstance(word, str) for word in placeholders):
         raise ValueError(f"{place}: placeholders must be a list of text; got {placeholders!r}")
     return Candidate(
-        id=path.relative_to(root).as_posix(),
+        id=id,
         cameras={"default": path},
-        task=None if template is None else template.replace("[", "").replace("]", ""),
+        task=None if template is None else task_of(template),
         metadata={"split": split, "label": text_of(entry, "label", place), "placeholders": tuple(placeholders)},
     )
+
+
+@lru_cache(maxsize=1024)
+def task_of(template: str) -> str:
+    """Name the task: the template without brackets; the 174 names are shared by all their videos."""
+    return template.replace("[", "").replace("]", "")
 
 
 def text_of(entry: Mapping[str, object], key: str, place: str) -> str | None:
