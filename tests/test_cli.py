@@ -58,7 +58,8 @@ SCORE = "score run videos --out scored"
 WRONG = {
     "trian": ["no command 'trian'", "did you mean 'train'"],
     "train hold_x --data videos": ["no reward model 'hold_x'", "did you mean 'hold_r'"],
-    "train nothing_like --data videos": ["no reward model", "hold_c, hold_r, or give a file"],
+    "train nothing_like --data videos": ["no reward model", "hold_c, hold_r", "or give a file"],
+    "train pixels --data videos": ["nothing to train", "vidreward score"],
     "train absent.py --data videos": ["absent.py does not exist", "Python file"],
     "train hold_c --preset debgu --data videos": ["no preset 'debgu'", "did you mean 'debug'"],
     "train hold_c --preset debug --config run/config.json": ["--preset and --config"],
