@@ -117,6 +117,7 @@ def open_training_data(config: DataConfig) -> EpisodeSet:
         crop=config.crop,
         camera=config.camera,
         fps=config.fps,
+        cache_dir=config.cache_dir,
     )
     episodes = opened
     if config.tasks is not None:
