@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -26,11 +25,12 @@ from vidreward.checkpoint import (
     load,
 )
 from vidreward.config import from_json, to_json
-from vidreward.data.cache import GB, build_cache, decoded_bytes
 from vidreward.data.decode import FrameSpec, VideoError, read_image
-from vidreward.data.episode_set import EpisodeSet
+from vidreward.data.episode_set import EpisodeSet, named_few
 from vidreward.data.episodes import open_episodes
-from vidreward.data.sampler import default_num_workers
+from vidreward.data.paths import Quarantined
+from vidreward.data.readable import cache_what_fits, how_read, without_broken
+from vidreward.data.sources import UnreadableError
 from vidreward.evaluate import EvaluateConfig, Evaluation, evaluate
 from vidreward.evaluate.controls import Scorer
 from vidreward.evaluate.hold_protocol import evaluate_hold, validation_split
@@ -88,13 +88,13 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
             log.message(f"warning: {warning}")
         if any(episode.info.metadata.get("split") == "validation" for episode in episodes):
             log.message("the metadata's column `split` says what is held out; data.validation is not used")
-        reading = how_read(episodes, config)
+        reading = how_read(episodes, config.data.cache_gb, config.fit.num_workers)
         if reading is not None:
             log.message(reading)
         log.message(f"{len(training)} episodes to train on, {len(validation)} held out, {len(spec.tasks)} tasks")
         write_config(config, reward)
         fit(model, training, config.fit, log, validation=validation, saving=saving)
-        report_quarantine(episodes, log)
+        report_quarantine(episodes.quarantine, log)
     return model
 
 
@@ -130,23 +130,7 @@ def open_training_data(config: DataConfig) -> EpisodeSet:
     if config.successes_only:
         episodes = episodes.filter(lambda episode: episode.success is not False)
     episodes = episodes.filter(lambda episode: episode.info.metadata.get("split") != "test")
-    if decoded_bytes(episodes) > config.cache_gb * GB:
-        return episodes
-    return build_cache(episodes, config.cache_dir, limit_gb=config.cache_gb)
-
-
-def how_read(episodes: EpisodeSet, config: TrainConfig) -> str | None:
-    """Tell that frames are read without a cache, and how large one would be; None where there is one."""
-    num_bytes = decoded_bytes(episodes)
-    if num_bytes == 0:
-        return None
-    limit = config.data.cache_gb
-    why = f"more than --data.cache-gb {limit:g}" if limit > 0 else "not kept (--data.cache-gb 0)"
-    num_workers = config.fit.num_workers or default_num_workers(episodes)
-    return (
-        f"the frames take {num_bytes / GB:.3g} GB decoded, {why}: each step decodes what it needs from the videos, on "
-        f"{num_workers} threads; with --data.cache-gb {math.ceil(num_bytes / GB * 1000) / 1000:g} they are decoded once"
-    )
+    return cache_what_fits(episodes, config.cache_dir, limit_gb=config.cache_gb)
 
 
 def load_trained(path: str | Path, *, device: str = "auto", model_file: str | Path | None = None) -> RewardModel:
@@ -179,11 +163,11 @@ def open_like_training(
     )
 
 
-def report_quarantine(episodes: EpisodeSet, log: Logger) -> None:
+def report_quarantine(quarantine: Sequence[Quarantined], log: Logger) -> None:
     """Name the files that were left out, and why."""
-    if episodes.quarantine:
-        log.message(f"{len(episodes.quarantine)} files were left out:")
-        for entry in episodes.quarantine:
+    if quarantine:
+        log.message(f"{len(quarantine)} files were left out:")
+        for entry in quarantine:
             log.message(f"  {entry.file}: {entry.reason}")
 
 
@@ -239,7 +223,7 @@ def evaluate_run(
     folder = evaluation_folder(model_path) if out is None else out
     check_out(folder)
     model = load_trained(model_path, device=device, model_file=model_file)
-    episodes = open_like_training(model_path, data, camera=config.camera, model_file=model_file)
+    episodes = without_broken(open_like_training(model_path, data, camera=config.camera, model_file=model_file))
     check_tasks(episodes, config.unseen_tasks)
     evaluation, scored = evaluate_model(model, episodes, config, name=str(model_path))
     evaluation.write(folder / "evaluation.json")
@@ -247,7 +231,7 @@ def evaluate_run(
     report = write_report(
         folder / "report.html", evaluation, scored, title="Reward evaluation", description=description
     )
-    _print_quarantine(episodes)
+    _print_quarantine(episodes.quarantine)
     return evaluation, report
 
 
@@ -310,15 +294,21 @@ def score_videos(
         picture = read_goal(goal, replace(opened[0].spec, size=model.frame_size or opened[0].spec.size))
         episodes = [episode.with_goal(picture) for episode in episodes]
     files = file_names([episode.id for episode in episodes])
-    scored = []
+    scored: list[ScoredEpisode] = []
+    broken: list[Quarantined] = []
     for episode, name in track(list(zip(episodes, files, strict=True)), "score", console=Console(stderr=True)):
-        scored.append(scored_episode(model, episode))
+        try:
+            scored.append(scored_episode(model, episode))
+        except UnreadableError as error:
+            broken.append(Quarantined(file=episode.id, reason=error.reason))
+            continue
         plot_episode(scored[-1], out / "plots" / f"{name}.png")
         overlay_video(scored[-1], out / "videos" / f"{name}.mp4")
+    if not scored:
+        raise ValueError(f"no video can be decoded to its end{named_few(broken)}")
     write_scores(out, scored)
     report = write_report(out / "report.html", None, scored, title="Scored videos", description=str(model_path))
-    for each in opened:
-        _print_quarantine(each)
+    _print_quarantine([*(entry for each in opened for entry in each.quarantine), *broken])
     return report
 
 
@@ -382,6 +372,6 @@ def file_names(ids: Sequence[str]) -> list[str]:
     return [stem if shared[stem] == 1 else id for id, stem in zip(ids, stems, strict=True)]
 
 
-def _print_quarantine(episodes: EpisodeSet) -> None:
+def _print_quarantine(quarantine: Sequence[Quarantined]) -> None:
     with Logger(None) as log:
-        report_quarantine(episodes, log)
+        report_quarantine(quarantine, log)
