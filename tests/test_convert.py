@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
@@ -328,6 +331,39 @@ def test_the_other_method_is_offered(tmp_path: Path, name: str) -> None:
     other: Kind = "hold-r" if kind_of(name) == "hold-c" else "hold-c"
     with pytest.raises(ValueError, match=rf"is a {kind_of(name).upper()} .*use: vidreward convert {kind_of(name)}"):
         convert_hold(other, GOLDEN / f"{name}.msgpack", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [RESNET_R, VIVIT, VIT])
+@pytest.mark.parametrize("factor", [100, 10_000])
+def test_no_memory_is_taken_for_sizes_that_the_file_does_not_hold(tmp_path: Path, name: str, factor: int) -> None:
+    """A small array that claims a network of terabytes."""
+    params, stats = arrays(name)
+    for key in ("init_bn/scale", "SpatialTransformer/encoder_norm/scale", "Transformer/encoder_norm/scale"):
+        if key in params:
+            params[key] = np.ones(len(params[key]) * factor, np.float32)
+    file = write_train_state(tmp_path / "wide.msgpack", params, stats)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="does not fit the network"):
+        convert_hold(kind_of(name), file, tmp_path / "out")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+@given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+@settings(max_examples=15)
+def test_flipped_bytes_give_an_error_or_other_weights(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[float, int]]
+) -> None:
+    content = bytearray((GOLDEN / f"{RESNET_R}.msgpack").read_bytes())
+    for where, byte in flips:
+        content[int(where**3 * len(content))] = byte
+    folder = tmp_path_factory.mktemp("flipped")
+    (folder / "file.msgpack").write_bytes(content)
+    said = ""
+    try:
+        vidreward.load(convert_hold("hold-r", folder / "file.msgpack", folder / "out"))
+    except ValueError as error:
+        said = str(error)
+    assert not said or "file.msgpack" in said
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

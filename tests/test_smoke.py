@@ -193,7 +193,7 @@ def command(*words: object, cache: Path, timeout: float = 300) -> subprocess.Com
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["--version"], *([verb, "--help"] for verb in ("demo", "doctor", "inspect", "record", "train"))]
-    + [["score", "--help"], ["evaluate", "--help"], ["train", "hold_r", "--help"]],
+    + [["convert", "--help"], ["score", "--help"], ["evaluate", "--help"], ["train", "hold_r", "--help"]],
     ids=" ".join,
 )
 def test_help_of_the_installed_command(words: list[str], tmp_path: Path) -> None:
