@@ -33,7 +33,7 @@ from torch import Tensor
 from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
 from vidreward.convert.vit_init import initialise_vit
 from vidreward.nets.resnet import Depth, ResNet
-from vidreward.nets.vit import SMALL, TINY, ViT, ViTConfig
+from vidreward.nets.vit import BASE, SMALL, TINY, ViT, ViTConfig
 from vidreward.reward_model import LearnedRewardModel, RewardConfig, require
 from vidreward.scoring import mean_initial_distance
 from vidreward.train_config import DataConfig, FitConfig, TrainConfig, pick_preset
@@ -235,7 +235,8 @@ def recipe(preset: str = "default") -> TrainConfig:
     """Return a complete configuration.
 
     `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `vit` has a small
-    ViT, `paper` has the paper's Table II, `debug` and `debug_vit` run in seconds.
+    ViT. `paper` and `paper_vit` are the rows of the paper's Table II, `released` is the released configuration
+    (docs/methods/hold_c.md). `debug` and `debug_vit` run in seconds.
     """
     default = TrainConfig(
         reward=HoldCConfig(num_filters=16, augment=JITTER),
@@ -245,11 +246,7 @@ def recipe(preset: str = "default") -> TrainConfig:
     presets = {
         "default": default,
         "topdown": replace(default, reward=HoldCConfig(num_filters=16, augment=TOP_DOWN)),
-        "paper": TrainConfig(
-            reward=HoldCConfig(variant="as_coded", depth=50, augment=HOLD),
-            data=DataConfig(size=256, resize="crop", load_size=288),
-            fit=FitConfig(steps=861_400, batch_size=8, lr=1e-4, warmup_steps=4307),
-        ),
+        **_published(),
         "debug": TrainConfig(
             reward=HoldCConfig(depth=14, num_filters=16, embedding_dim=8, num_frames=12),
             data=DataConfig(size=32),
@@ -267,3 +264,24 @@ def recipe(preset: str = "default") -> TrainConfig:
         ),
     }
     return pick_preset(presets, preset)
+
+
+def _published() -> dict[str, TrainConfig]:
+    """Return the published configurations; an epoch has the 168,913 training videos, in `released` 68,913 as coded."""
+    data = DataConfig(size=256, resize="crop", load_size=288)
+    resnet = HoldCConfig(variant="as_coded", depth=50, augment=HOLD)
+    fit = FitConfig(steps=2_111_400, batch_size=8, lr=1e-4, warmup_steps=10_557)
+    return {
+        "paper": TrainConfig(reward=resnet, data=data, fit=fit),
+        "paper_vit": TrainConfig(
+            reward=replace(resnet, network="vit", vit=BASE),
+            data=data,
+            fit=replace(fit, steps=105_570),
+            init_from="vit_base_patch16_224.augreg_in21k",
+        ),
+        "released": TrainConfig(
+            reward=resnet,
+            data=data,
+            fit=replace(fit, steps=6_891_300, batch_size=1, warmup_steps=34_456, precision="fp32"),
+        ),
+    }

@@ -32,7 +32,7 @@ from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
 from vidreward.convert.flax_file import read_parameters
 from vidreward.convert.vivit_init import initialise_vivit
 from vidreward.nets.resnet import Depth, ResNet
-from vidreward.nets.vivit import SMALL, TINY, ViViT, ViViTConfig
+from vidreward.nets.vivit import LARGE, SMALL, TINY, ViViT, ViViTConfig
 from vidreward.reward_model import LearnedRewardModel, RewardConfig, require, windows
 from vidreward.scoring import mean_initial_distance
 from vidreward.train_config import DataConfig, FitConfig, TrainConfig, pick_preset
@@ -266,7 +266,8 @@ def recipe(preset: str = "default") -> TrainConfig:
     """Return a complete configuration.
 
     `default` is for small images on a CPU, `topdown` the same for a camera that looks straight down, `vivit` the same
-    with a small ViViT, `paper` has the ResNet row of the paper's Table I, `debug` and `debug_vivit` run in seconds.
+    with a small ViViT. `paper` and `paper_vivit` are the rows of the paper's Table I, `released` is the released
+    configuration (docs/methods/hold_r.md). `debug` and `debug_vivit` run in seconds.
     """
     default = TrainConfig(
         reward=HoldRConfig(num_filters=16, augment=JITTER),
@@ -276,11 +277,7 @@ def recipe(preset: str = "default") -> TrainConfig:
     presets = {
         "default": default,
         "topdown": replace(default, reward=HoldRConfig(num_filters=16, augment=TOP_DOWN)),
-        "paper": TrainConfig(
-            reward=HoldRConfig(variant="as_coded", depth=50, augment=HOLD),
-            data=DataConfig(size=256, resize="crop", load_size=288),
-            fit=FitConfig(steps=527_800, batch_size=32, lr=3e-4, warmup_steps=0),
-        ),
+        **_published(),
         "debug": TrainConfig(
             reward=HoldRConfig(depth=14, num_filters=16),
             data=DataConfig(size=32),
@@ -298,3 +295,31 @@ def recipe(preset: str = "default") -> TrainConfig:
         ),
     }
     return pick_preset(presets, preset)
+
+
+def _published() -> dict[str, TrainConfig]:
+    """Return the published configurations; an epoch has the 168,913 training videos, in `released` 68,913 as coded."""
+    data = DataConfig(size=256, resize="crop", load_size=288)
+    vivit = HoldRConfig(variant="as_coded", network="vivit", vivit=LARGE, num_history=3, augment=HOLD)
+    fit = FitConfig(
+        steps=52_780,
+        batch_size=64,
+        lr=0.1,
+        warmup_steps=6_595,
+        optimizer="momentum_bf16",
+        grad_clip=1.0,
+        clip_per_process=True,
+    )
+    return {
+        "paper": TrainConfig(
+            reward=HoldRConfig(variant="as_coded", depth=50, augment=HOLD),
+            data=data,
+            fit=FitConfig(steps=527_800, batch_size=32, lr=3e-4),
+        ),
+        "paper_vivit": TrainConfig(reward=vivit, data=data, fit=fit),
+        "released": TrainConfig(
+            reward=vivit,
+            data=data,
+            fit=replace(fit, steps=172_280, batch_size=8, warmup_steps=21_535, precision="fp32"),
+        ),
+    }
