@@ -15,6 +15,7 @@ from numpy import ndarray
 from vidreward.rl.account import ENV, Account
 from vidreward.rl.env_checks import autoreset_mode, channels_last, check_models, control_rate
 from vidreward.rl.goal_scorer import Run
+from vidreward.rl.goals import SubGoals
 from vidreward.rl.reward import Reward
 from vidreward.types import check_frames
 
@@ -46,7 +47,8 @@ class VideoReward(gymnasium.vector.VectorWrapper):
         env: Vector environment, synchronous or not.
         reward: What to pay.
         goal: Goal frames (G, 3, H, W) or one frame for all environments, in the layout of the pixels; a function that
-            makes them of the environment's info at reset; None takes `info["goal"]`.
+            makes them of the environment's info at reset; None takes `info["goal"]`, or for sub-goals
+            `info["subgoals"]` where there are some.
         text: Instruction, or a function of info, for models that read one; None takes `info["text"]`.
         evaluation: Pay the environment's own reward; scores are computed and sub-goals go on all the same.
         any_camera: Do not ask that the environment's camera be one the models were trained on.
@@ -169,7 +171,7 @@ class VideoReward(gymnasium.vector.VectorWrapper):
     def _begin(self, rows: Sequence[int], info: Mapping[str, Any]) -> None:
         """Start the episodes of some environments: goal, instruction, account."""
         for row in rows:
-            own = _own_info(info, row)
+            own = own_info(info, row)
             goal, text = self._goal_of(own), self._text_of(own)
             chosen = self.video_reward.mix.goals is not None
             runs = {
@@ -233,7 +235,9 @@ class VideoReward(gymnasium.vector.VectorWrapper):
         """Return the goal frames of an environment that was just reset."""
         if not self.video_reward.needs_goal:
             return None
-        goal = self._goal(own) if callable(self._goal) else own.get("goal") if self._goal is None else self._goal
+        in_stages = isinstance(self.video_reward.mix.goals, SubGoals) and "subgoals" in own
+        given = own.get("subgoals" if in_stages else "goal")
+        goal = self._goal(own) if callable(self._goal) else given if self._goal is None else self._goal
         if goal is None:
             names = ", ".join(term.name for term in self.video_reward.terms if term.scorer.needs_goal)
             where = "the function goal= returned none" if callable(self._goal) else "there is no info['goal'] at reset"
@@ -279,11 +283,16 @@ def _column(num_envs: int, rows: Sequence[int], values: ndarray) -> ndarray:
     return column
 
 
-def _own_info(info: Mapping[str, Any], row: int) -> dict[str, Any]:
+def is_about_the_step(name: str) -> bool:
+    """Tell whether a column of `info` is VideoReward's, of the step just paid, and not of the reset after it."""
+    return name == "env_reward" or name.startswith(("score/", "reward/"))
+
+
+def own_info(info: Mapping[str, Any], row: int) -> dict[str, Any]:
     """Return one environment's part of a vector environment's info."""
     own = {}
     for name, values in info.items():
         mask = info.get(f"_{name}")
         if mask is not None and mask[row]:
-            own[name] = _own_info(values, row) if isinstance(values, dict) else values[row]
+            own[name] = own_info(values, row) if isinstance(values, dict) else values[row]
     return own

@@ -1,0 +1,1 @@
+"""Video rewards inside other libraries, none of which vidreward needs itself."""
