@@ -8,6 +8,7 @@ Examples:
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from rich.console import Console
 
 from data_speed import one_pass, resizing, sampling
 from measure import Ratio, machine, show, use_cores, write
+from render_speed import rendering
 from scoring_speed import against_loop, against_parts
 from training_speed import training_step
 from videos import LONG_GOP, SHORT_GOP
 from vidreward.train import choose_device
 
-Group = Literal["scoring", "parts", "sampling", "training", "decoding"]
-GROUPS: tuple[Group, ...] = ("scoring", "parts", "sampling", "training", "decoding")
+Group = Literal["scoring", "parts", "sampling", "training", "decoding", "rendering"]
+GROUPS: tuple[Group, ...] = ("scoring", "parts", "sampling", "training", "decoding", "rendering")
 WEB_SIZE = (240, 426)
 """Height and width of a video of Something-Something v2 in the usual shape."""
 
@@ -65,6 +67,7 @@ def measurements(folder: Path, device: torch.device) -> dict[Group, list[Callabl
             lambda: resizing(folder, by="PIL"),
             lambda: resizing(folder, by="torch"),
         ],
+        "rendering": [lambda: rendering(size=64), lambda: rendering(size=84)],
     }
 
 
@@ -74,6 +77,9 @@ def run(config: BenchmarkConfig, console: Console) -> Iterator[Ratio]:
     with tempfile.TemporaryDirectory() as folder:
         groups = measurements(Path(folder), device)
         for group in config.only:
+            if group == "rendering" and importlib.util.find_spec("metaworld") is None:
+                console.print("rendering: left out, Meta-World is not installed; pip install 'vidreward[metaworld]'")
+                continue
             for number, measure in enumerate(groups[group], 1):
                 console.print(f"{group} {number} of {len(groups[group])}")
                 yield measure()
