@@ -231,7 +231,11 @@ def _count(tree: Mapping[str, Leaf], pattern: str) -> int:
 
 
 def _frame_size(found: _Found, size: int | None) -> int:
-    """Raises ValueError where the network has one size and another is asked for."""
+    """Choose the side of the frames.
+
+    Raises:
+        ValueError: The network has one size and another is asked for.
+    """
     if size is not None and not 1 <= size <= 16384:
         raise ValueError(f"the size must be 1 to 16384 pixels; got {size}")
     if found.size is None:
