@@ -103,6 +103,8 @@ class MetaWorld(PixelEnv):
     ) -> None:
         check_task(task)
         check_names("Meta-World camera", [camera], CAMERAS)
+        if not layouts:
+            raise ValueError("give at least one layout")
         if max_steps > MAX_STEPS:
             raise ValueError(f"max_steps must be 1 to {MAX_STEPS}, Meta-World's own limit; got {max_steps}")
         super().__init__(

@@ -111,9 +111,9 @@ class PixelEnv(gymnasium.Env[dict[str, ndarray], ndarray], abc.ABC):
         self._num_steps = 0
         goals = self.goal_images() if self.goals else None
         if goals is not None:
-            info["goal"] = goals[-1:]
+            info["goal"] = goals[-1:].copy()  # worlds keep theirs
             if len(goals) > 1:
-                info["subgoals"] = goals
+                info["subgoals"] = goals.copy()
         return self._observe(), info
 
     def step(self, action: ndarray) -> tuple[dict[str, ndarray], float, bool, bool, dict[str, Any]]:
