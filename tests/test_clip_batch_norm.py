@@ -86,3 +86,23 @@ def test_a_network_of_clips_equals_networks_of_one() -> None:
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (32, 16), (48, 8)])
+def test_gradients_of_tiny_images_are_those_of_the_pixels(shape: tuple[int, int]) -> None:
+    """Kernel columns that see only padding have no gradient, whatever the memory held before."""
+    torch.manual_seed(0)
+    network = ResNet(14, num_outputs=3, num_filters=16).to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (8, 3, *shape), dtype=torch.uint8)
+    gradients = []
+    for precision in (torch.bfloat16, None):
+        network.zero_grad()
+        used = [torch.full((128 * 128 * 9,), torch.nan, dtype=torch.bfloat16) for _ in range(8)]
+        del used  # leaves its memory to be found by the next tensors
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            network(images).square().sum().backward()
+        weights = [block.get_submodule("conv2").weight.grad.clone() for block in network.blocks()]  # type: ignore[union-attr, operator]
+        gradients.append(weights[-1])
+    assert torch.equal(gradients[0][..., [0, 2]], torch.zeros_like(gradients[0][..., [0, 2]]))
+    assert gradients[0].isfinite().all()
+    torch.testing.assert_close(*gradients, rtol=0.2, atol=0.1 * float(gradients[1].abs().max()))

@@ -168,7 +168,7 @@ def find_checkpoint(path: str | Path) -> Path:
         ValueError: There is none; the message says what was looked for.
     """
     folder = Path(path)
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)):
+    if not folder.exists() and _is_hub_id(str(path)):
         return _download(str(path))
     if not folder.is_dir():
         found = "a file, not a folder" if folder.exists() else "not there"
@@ -183,6 +183,11 @@ def find_checkpoint(path: str | Path) -> Path:
     if not (folder / "model.safetensors").is_file():
         raise ValueError(f"{path} is not a checkpoint: no model.safetensors in it; give {_WANTED}")
     return folder
+
+
+def _is_hub_id(name: str) -> bool:
+    """Tell whether a name has the form owner/name of the Hub."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
 
 
 def _download(name: str) -> Path:
@@ -250,6 +255,29 @@ def load_weights(model: RewardModel, folder: Path) -> None:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise ValueError(f"{where} does not fit the model: {'; '.join(problems[:8])}{more}")
     model.load_state_dict(tensors)
+
+
+def start_from(model: LearnedRewardModel, source: str) -> None:
+    """Fill a new model with weights of vidreward, or with those it knows to read itself.
+
+    Numbers that describe the videos at hand, such as their frame rate, stay as they are.
+
+    Args:
+        model: Freshly built for these videos.
+        source: A run, a checkpoint or a Hub id owner/name of the same model; else what `model.initialise` takes.
+
+    Raises:
+        ValueError: There are no such weights, or they do not fit the model; all that does not is named.
+    """
+    path = Path(source)
+    is_ours = (path / "last").is_file() or (path / "model.safetensors").is_file()
+    if not is_ours and (path.exists() or not _is_hub_id(source)):
+        model.initialise(source)
+        return
+    facts = {name: value.clone() for name, value in model.named_buffers() if value.dim() == 0}
+    load_weights(model, find_checkpoint(source))
+    for name, value in facts.items():
+        model.get_buffer(name).copy_(value)
 
 
 def restore_training(optimizer: Optimizer, folder: Path) -> dict[str, object]:

@@ -37,9 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 2
     except KeyboardInterrupt as interrupt:
         goes_on = "; the same command goes on from there" if words[:1] == ["train"] else ""
+        console.quiet = not _is_main_process()
         console.print(f"{interrupt or 'interrupted'}{goes_on}", markup=False, highlight=False, soft_wrap=True)
         status = 130
     sys.exit(status)
+
+
+def _is_main_process() -> bool:
+    """Tell whether this process speaks for all that a launcher started; all of them end alike."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _run_verb(words: list[str]) -> int:
@@ -272,10 +278,9 @@ def _run_train(words: list[str]) -> int:
     from vidreward.train import TrainingDivergedError
     from vidreward.train_config import TrainConfig
 
+    default = module.recipe(preset) if preset is not None else module.recipe()
     if config_file is not None:
-        default = _read_run(Path(config_file), name, module.recipe().reward)
-    else:
-        default = module.recipe(preset) if preset is not None else module.recipe()
+        default = _read_run(Path(config_file), name, default.reward)
     config = tyro.cli(
         TrainConfig,
         default=replace(default, out=Path("runs") / Path(name).stem),
@@ -289,10 +294,11 @@ def _run_train(words: list[str]) -> int:
     try:
         train(config, reward=name)
     except TrainingDivergedError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
+        console = Console(stderr=True, quiet=not _is_main_process())
+        console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         return 1
     file = f" --model-file {name}" if name.endswith(".py") else ""
-    Console().print(
+    Console(quiet=not _is_main_process()).print(
         f"trained: {config.out}\n"
         f"next:    vidreward evaluate {config.out} --data HELD_OUT_VIDEOS{file}\n"
         f"         vidreward score {config.out} VIDEO{file}",
@@ -337,6 +343,7 @@ def _read_run(path: Path, name: str, reward: Any) -> Any:
         reward=from_json(type(reward), values.get("reward"), f"{path}: reward"),
         data=from_json(DataConfig, values.get("data"), f"{path}: data"),
         fit=from_json(FitConfig, values.get("fit"), f"{path}: fit"),
+        init_from=values.get("init_from"),
     )
 
 

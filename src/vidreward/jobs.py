@@ -15,6 +15,7 @@ from numpy import ndarray
 from rich.console import Console
 from rich.progress import track
 
+from vidreward import processes
 from vidreward.checkpoint import (
     Description,
     Preprocessing,
@@ -23,6 +24,7 @@ from vidreward.checkpoint import (
     describe,
     find_checkpoint,
     load,
+    start_from,
 )
 from vidreward.config import from_json, to_json
 from vidreward.data.decode import FrameSpec, VideoError, read_image
@@ -68,7 +70,9 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
     out = config.out
     check_config(config, reward)
     choose_device(config.fit.device)
-    episodes = open_training_data(config.data)
+    processes.start(config.fit.device)
+    with processes.main_first():
+        episodes = open_training_data(config.data)
     training, validation = episodes.split(config.data.validation, seed=config.fit.seed)
     data = config.data
     spec = episodes.data_spec((data.size, data.size))
@@ -83,7 +87,10 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
     name = Path(reward).stem if reward.endswith(".py") else reward.replace("-", "_")
     description = Description(reward=name, config=config.reward, data=spec, preprocessing=preprocessing)
     saving = Saving(run=RunFolder(out), description=description, fingerprint=training.fingerprint())
-    with Logger(out, backends=config.fit.log, quiet=quiet) as log:
+    is_main = processes.is_main()
+    if config.init_from is not None and is_main and saving.run.newest() is None:
+        start_from(model, config.init_from)
+    with Logger(out, backends=config.fit.log, quiet=quiet) if is_main else Logger(None, quiet=True) as log:
         for warning in ignored_settings(config):
             log.message(f"warning: {warning}")
         if any(episode.info.metadata.get("split") == "validation" for episode in episodes):
@@ -92,7 +99,8 @@ def train(config: TrainConfig, *, reward: str, quiet: bool = False) -> LearnedRe
         if reading is not None:
             log.message(reading)
         log.message(f"{len(training)} episodes to train on, {len(validation)} held out, {len(spec.tasks)} tasks")
-        write_config(config, reward)
+        if is_main:
+            write_config(config, reward)
         fit(model, training, config.fit, log, validation=validation, saving=saving)
         report_quarantine(episodes.quarantine, log)
     return model

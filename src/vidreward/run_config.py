@@ -63,7 +63,11 @@ def check_out(out: Path) -> None:
 
 def _settings(config: TrainConfig, reward: str) -> dict[str, object]:
     parts = {"reward": config.reward, "data": config.data, "fit": replace(config.fit, log=())}
-    return {"reward_model": reward, **{name: to_json(part) for name, part in parts.items()}}
+    return {
+        "reward_model": reward,
+        **{name: to_json(part) for name, part in parts.items()},
+        "init_from": config.init_from,
+    }
 
 
 def _comparable(settings: object) -> object:
