@@ -7,6 +7,7 @@ that timm's weights load. Numbers that must agree with flax: LayerNorm's epsilon
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ class ViTConfig:
     num_layers: int
     patch_size: int
     """Side of the square patches, in pixels; the frame's height and width are multiples of it."""
+    position_std: float = 0.02
+    """Standard deviation of the position embeddings at the start. 0.02 is HOLD's, whose networks start from published
+    weights; a small one that starts from nothing hardly leaves the mean for thousands of steps, and learns with 1."""
 
     def __post_init__(self) -> None:
         for name in ("width", "num_heads", "mlp_dim", "num_layers", "patch_size"):
@@ -41,9 +45,11 @@ class ViTConfig:
                 raise ValueError(f"vit.{name} must be at least 1; got {getattr(self, name)}")
         if self.width % self.num_heads:
             raise ValueError(f"vit.width {self.width} must be a multiple of vit.num_heads {self.num_heads}")
+        if not 0 < self.position_std < math.inf:
+            raise ValueError(f"vit.position_std must be more than 0; got {self.position_std}")
 
 
-TINY = ViTConfig(width=32, num_heads=2, mlp_dim=64, num_layers=2, patch_size=8)
+TINY = ViTConfig(width=32, num_heads=2, mlp_dim=64, num_layers=2, patch_size=8, position_std=1.0)
 """Seconds on a CPU, for tests."""
 SMALL = ViTConfig(width=96, num_heads=3, mlp_dim=192, num_layers=3, patch_size=8)
 """For frames of 64 px on a CPU."""
@@ -115,8 +121,9 @@ def make_backbone(config: ViTConfig, frame_size: tuple[int, int]) -> VisionTrans
         act_layer=partial(nn.GELU, approximate="tanh"),
         weight_init="jax",
     )
-    assert backbone.cls_token is not None
+    assert backbone.cls_token is not None and backbone.pos_embed is not None
     nn.init.zeros_(backbone.cls_token)
+    nn.init.normal_(backbone.pos_embed, std=config.position_std)
     for name, weight in backbone.named_parameters():
         if name.endswith("attn.qkv.weight"):
             for part in weight.chunk(3):  # in flax, queries, keys and values each have a fan-out of their own

@@ -10,6 +10,7 @@ with flax: LayerNorm's epsilon 1e-6, the tanh approximation of GELU, stochastic 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,9 @@ class ViViTConfig:
     """Side of the square patches, in pixels; the frame's height and width are multiples of it."""
     drop_path: float = 0.3
     """Stochastic depth: how often the last block of each transformer is skipped in training; linear from 0."""
+    position_std: float = 0.02
+    """Standard deviation of the position embeddings at the start. 0.02 is HOLD's, whose networks start from published
+    weights; a small one that starts from nothing hardly leaves the mean for thousands of steps, and learns with 1."""
 
     def __post_init__(self) -> None:
         for name in ("width", "num_heads", "mlp_dim", "num_spatial_layers", "num_temporal_layers", "patch_size"):
@@ -48,10 +52,19 @@ class ViViTConfig:
             raise ValueError(f"vivit.width {self.width} must be a multiple of vivit.num_heads {self.num_heads}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"vivit.drop_path must be in [0, 1); got {self.drop_path}")
+        if not 0 < self.position_std < math.inf:
+            raise ValueError(f"vivit.position_std must be more than 0; got {self.position_std}")
 
 
 TINY = ViViTConfig(
-    width=32, num_heads=2, mlp_dim=64, num_spatial_layers=2, num_temporal_layers=2, patch_size=8, drop_path=0.1
+    width=32,
+    num_heads=2,
+    mlp_dim=64,
+    num_spatial_layers=2,
+    num_temporal_layers=2,
+    patch_size=8,
+    drop_path=0.0,
+    position_std=1.0,
 )
 """Seconds on a CPU, for tests."""
 SMALL = ViViTConfig(
@@ -118,20 +131,19 @@ class Encoder(nn.Module):
     """Read a set of tokens, each known by its place, to the one that is put in front of them.
 
     Args:
+        config: Sizes of the blocks.
+        num_layers: Blocks.
         num_tokens: Tokens it is given, without the one in front.
-        drop_path: Stochastic depth of the last block; linear from 0 in the first.
     """
 
-    def __init__(
-        self, *, width: int, num_heads: int, mlp_dim: int, num_layers: int, num_tokens: int, drop_path: float
-    ) -> None:
+    def __init__(self, config: ViViTConfig, *, num_layers: int, num_tokens: int) -> None:
         super().__init__()
-        self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embedding = nn.Parameter(torch.empty(1, num_tokens + 1, width))
-        nn.init.normal_(self.pos_embedding, std=0.02)
-        rates = [drop_path * layer / max(1, num_layers - 1) for layer in range(num_layers)]
-        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_dim, rate) for rate in rates)
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.cls = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embedding = nn.Parameter(torch.empty(1, num_tokens + 1, config.width))
+        nn.init.normal_(self.pos_embedding, std=config.position_std)
+        rates = [config.drop_path * layer / max(1, num_layers - 1) for layer in range(num_layers)]
+        self.blocks = nn.ModuleList(Block(config.width, config.num_heads, config.mlp_dim, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
 
     def forward(self, tokens: Float[Tensor, "M N D"], frames_per_example: int = 1) -> Float[Tensor, "M D"]:
         """Encode M sets of tokens; in training, `frames_per_example` sets in a row skip the same branches."""
@@ -170,8 +182,8 @@ class ViViT(nn.Module):
         lecun_normal_(self.embedding.weight)
         assert self.embedding.bias is not None
         nn.init.zeros_(self.embedding.bias)
-        self.spatial = _encoder(config, config.num_spatial_layers, self.grid[0] * self.grid[1])
-        self.temporal = _encoder(config, config.num_temporal_layers, num_frames)
+        self.spatial = Encoder(config, num_layers=config.num_spatial_layers, num_tokens=self.grid[0] * self.grid[1])
+        self.temporal = Encoder(config, num_layers=config.num_temporal_layers, num_tokens=num_frames)
         self.fc = nn.Linear(config.width, num_outputs)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
@@ -226,14 +238,3 @@ def count_patches(frame_size: tuple[int, int], patch_size: int) -> tuple[int, in
             f"(data.size) that is a multiple of {patch_size}, or another patch_size"
         )
     return height // patch_size, width // patch_size
-
-
-def _encoder(config: ViViTConfig, num_layers: int, num_tokens: int) -> Encoder:
-    return Encoder(
-        width=config.width,
-        num_heads=config.num_heads,
-        mlp_dim=config.mlp_dim,
-        num_layers=num_layers,
-        num_tokens=num_tokens,
-        drop_path=config.drop_path,
-    )
