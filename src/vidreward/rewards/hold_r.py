@@ -28,6 +28,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidreward import processes
 from vidreward.augment import HOLD, JITTER, TOP_DOWN, Augment
 from vidreward.convert.flax_file import read_parameters
 from vidreward.convert.vivit_init import initialise_vivit
@@ -126,7 +127,9 @@ class HoldR(LearnedRewardModel):
             frames = torch.cat([state.frames, batch["middle"].frames])
             rate = state.fps / self.mean_fps
             earlier, later = self.distance(frames, torch.cat([goal.frames, goal.frames])).chunk(2)
-            return pairwise_hinge(earlier * rate, later * rate), {"misordered": (later > earlier).float().mean()}
+            # a sum over all processes' rows, whose gradients will be averaged
+            loss = processes.parts_of_batch() * pairwise_hinge(earlier * rate, later * rate)
+            return loss, {"misordered": (later > earlier).float().mean()}
         prediction = self.distance(state.frames, goal.frames)
         steps = (goal.index[:, -1] - state.index[:, -1]).float()
         loss, error = time_loss(
@@ -257,7 +260,7 @@ def time_loss(
     if variant == "as_coded":
         each = error.square()
     else:
-        scaled = error / target.mean().clamp(min=1e-6)
+        scaled = error / processes.batch_mean(target.mean()).clamp(min=1e-6)
         each = F.huber_loss(scaled, torch.zeros_like(scaled), reduction="none")
     return (each * weights).sum() / (weights.sum() + 1e-8), error
 
