@@ -19,6 +19,7 @@ import torch
 import tyro
 from rich.console import Console
 
+from augment_speed import augmenting
 from data_speed import one_pass, resizing, sampling
 from measure import Ratio, machine, show, use_cores, write
 from render_speed import rendering
@@ -27,8 +28,8 @@ from training_speed import training_step
 from videos import LONG_GOP, SHORT_GOP
 from vidreward.train import choose_device
 
-Group = Literal["scoring", "parts", "sampling", "training", "decoding", "rendering"]
-GROUPS: tuple[Group, ...] = ("scoring", "parts", "sampling", "training", "decoding", "rendering")
+Group = Literal["scoring", "parts", "sampling", "augmenting", "training", "decoding", "rendering"]
+GROUPS: tuple[Group, ...] = ("scoring", "parts", "sampling", "augmenting", "training", "decoding", "rendering")
 WEB_SIZE = (240, 426)
 """Height and width of a video of Something-Something v2 in the usual shape."""
 
@@ -57,6 +58,12 @@ def measurements(folder: Path, device: torch.device) -> dict[Group, list[Callabl
         ],
         "parts": [lambda: against_parts(folder, device, size=224), lambda: against_parts(folder, device, size=64)],
         "sampling": [lambda: sampling(folder, gop=LONG_GOP), lambda: sampling(folder, gop=SHORT_GOP)],
+        "augmenting": [
+            lambda: augmenting(device, method="hold_c", by="NumPy"),
+            lambda: augmenting(device, method="hold_r", by="NumPy"),
+            lambda: augmenting(device, method="hold_c", by="PIL"),
+            lambda: augmenting(device, method="hold_r", by="PIL"),
+        ],
         "training": [
             lambda: training_step(device, method="hold_r"),
             lambda: training_step(device, method="hold_c"),

@@ -12,7 +12,7 @@ import torch
 
 from clips import write_picture, write_something
 from dots import dot_episodes, dot_frames
-from vidreward.augment import Augment, augment_batch
+from vidreward.augment import HOLD, Augment, augment_batch
 from vidreward.checkpoint import find_checkpoint, read_description
 from vidreward.data import FrameSpec, build_cache, open_episodes, write_video
 from vidreward.data.collate import collate
@@ -235,7 +235,7 @@ def test_a_run_trains_on_windows_and_scores_centres(
     config = replace(
         config,
         data=replace(config.data, path=str(videos), size=24, load_size=28, resize="crop"),
-        reward=replace(config.reward, augment=Augment(zoom=(0.9, 1.33), flip=0.5)),  # type: ignore[type-var]
+        reward=replace(config.reward, augment=HOLD),  # type: ignore[type-var]
         fit=replace(config.fit, steps=2, val_every=2),
         out=tmp_path / "run",
     )
