@@ -252,8 +252,8 @@ class HoldEnv(PixelEnv):
         import mujoco
 
         mujoco.mj_resetData(self.model, self.data)
-        self.place(0.0)
         for _ in range(SETTLE_STEPS):
+            self.place(0.0)  # the arm may sweep over the table on its way
             self._move(np.array(self.arm.start), self.grip, 10)
         return self._save()
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 PUSHING_TARGET = (0.0, 0.75)
 """Centre of the dark square, in metres."""
-ARM_DAMPING = 20.0
-"""Of each joint, in N m s; with Meta-World's 10 the elbow swings on when the hand has stopped."""
 
 PUSHING = """
 <body name="puck" pos="0 0.6 0">
@@ -104,13 +102,7 @@ def _read(scene: str, objects: tuple[str, ...]) -> Any:
 
 
 def _compile(spec: Any) -> mujoco.MjModel:
-    """Compile without the marks that Meta-World's models carry, the arm not sinking while it waits."""
-    for body in spec.bodies:
-        if body.name.startswith("right") or body.name in ("hand", "leftclaw", "leftpad"):
-            body.gravcomp = 1.0  # its elbow is free to swing, and would fall onto the table
-    for joint in spec.joints:
-        if joint.name.startswith("right_j"):
-            joint.damping = ARM_DAMPING
+    """Compile without the marks that Meta-World's models carry."""
     model = spec.compile()
     model.site_rgba[:] = 0
     # the hand goes where the mocap body is: anchor, relative position and orientation, torque scale, as in Meta-World
