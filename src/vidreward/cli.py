@@ -119,7 +119,7 @@ def record(
 
     Args:
         out: The folder.
-        env: "tabletop" (the bundled world) or "metaworld".
+        env: "tabletop" (the bundled world), "metaworld" or "hold" (the five tasks of HOLD).
         tasks: Tasks to record; all of the world's by default.
         embodiment: "hand" or "gripper", tabletop only.
         num_episodes: Episodes of each task.
