@@ -151,8 +151,8 @@ def test_cutout_by_hand() -> None:
 # --- the sample as one picture ---------------------------------------------------------------------------------------
 
 
-def test_statistics_are_those_of_all_names_without_padding() -> None:
-    """The dark state and the bright goal of a row are stretched together; padding and other rows do not count."""
+def test_statistics_are_those_of_all_names() -> None:
+    """The dark state and the bright goal of a row are stretched together, and not with other rows."""
     state = Video.from_frames(torch.full((2, 3, 3, 4, 4), 60, dtype=torch.uint8))
     goal = Video.from_frames(torch.full((2, 1, 3, 4, 4), 160, dtype=torch.uint8))
     state.frames[0, 0, :, 0, 0] = 110
@@ -160,6 +160,9 @@ def test_statistics_are_those_of_all_names_without_padding() -> None:
     out = augment_batch({"state": state, "goal": goal}, Augment(randaugment=AS_CODED), draws)
     assert out["goal"].frames.unique().tolist() == [255]
     assert out["state"].frames.unique().tolist() == [0, 127]
+
+
+def test_padding_does_not_count() -> None:
     frames = torch.cat([make_frames(1, 3, 16, 16), make_frames(1, 3, 16, 16, seed=1)])
     padded = torch.cat([frames, frames[1:].expand(5, -1, -1, -1)])
     real = torch.tensor([[True, True] + [False] * 5])

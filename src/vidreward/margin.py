@@ -2,7 +2,9 @@
 
 HOLD reads 288 pixels for 256 (docs/methods/hold_r.md). In training a frame is scaled by two random factors, for
 height and width, and a window is cut out of it. Only the pixels of the window are ever computed, in the arithmetic of
-`tf.image.resize` (bilinear, half-pixel centres, no antialiasing, float32, truncated to uint8).
+`tf.image.resize` (bilinear, half-pixel centres, no antialiasing, float32, truncated to uint8). The scaling to 288
+before that is the decoder's own (data/pixels.py), which rounds: on real clips its pixels are 0.3 to 0.5 levels of 255
+from TensorFlow's, on average.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ statistics are those of the tall picture, arithmetic is float32, and results are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,35 +90,31 @@ def randaugment(
     """
     out = frames.clone()
     for layer in draws.unbind(1):
-        chosen = _chosen(config, layer)
+        chosen = _chosen(layer, config)
         for number, operation in enumerate(OPERATIONS):
-            drew = (chosen == number).nonzero().flatten()
-            if len(drew) == 0 or not _changes(config, operation):
+            rows = [i for i, drawn in enumerate(chosen) if drawn == number]
+            if not rows:
                 continue
             if operation == "cutout":
-                _cut_out(out, drew, layer, config)
-            else:
-                rows = drew.tolist()
-                drawn, counted = torch.stack([out[i] for i in rows]), torch.stack([real[i] for i in rows])
-                changed = _apply(operation, drawn, counted, config)
-                for i, row in zip(rows, changed, strict=True):
-                    out[i] = row
+                _cut_out(out, rows, layer, config)
+                continue
+            group, counted = torch.stack([out[i] for i in rows]), torch.stack([real[i] for i in rows])
+            for i, changed in zip(rows, _apply(operation, group, counted, config), strict=True):
+                out[i] = changed
     return out
 
 
-def _chosen(config: RandAugment, layer: Float[Tensor, "B 5"]) -> Int[Tensor, "B"]:
-    """Say which operation each row applies; len(OPERATIONS) for none."""
-    chosen = (layer[:, 0] * (len(OPERATIONS) + 1)).long()
-    if config.variant == "as_coded":
-        return chosen
-    return torch.where(layer[:, 2] < 0.2 + 0.6 * layer[:, 1], chosen, len(OPERATIONS))
-
-
-def _changes(config: RandAugment, operation: str) -> bool:
-    """Whether an operation does anything at this magnitude."""
-    if operation == "posterize":
-        return _num_bits(config) < 8
-    return operation != "solarize" or _threshold(config) < 256
+def _chosen(layer: Float[Tensor, "B 5"], config: RandAugment) -> list[int]:
+    """Say which operation each row applies; len(OPERATIONS) for one that changes nothing."""
+    nothing = len(OPERATIONS)
+    chosen = (layer[:, 0] * (nothing + 1)).long()
+    if config.variant == "fixed":
+        chosen = torch.where(layer[:, 2] < 0.2 + 0.6 * layer[:, 1], chosen, nothing)
+    if _num_bits(config) >= 8:
+        chosen[chosen == OPERATIONS.index("posterize")] = nothing
+    if _threshold(config) >= 256:
+        chosen[chosen == OPERATIONS.index("solarize")] = nothing
+    return chosen.tolist()
 
 
 def _num_bits(config: RandAugment) -> int:
@@ -275,12 +271,12 @@ def _sharpen_planes(planes: UInt8[Tensor, "P H W"], factor: float) -> UInt8[Tens
 
 
 def _cut_out(
-    frames: UInt8[Tensor, "B S 3 H W"], rows: Int[Tensor, "R"], layer: Float[Tensor, "B 5"], config: RandAugment
+    frames: UInt8[Tensor, "B S 3 H W"], rows: Sequence[int], layer: Float[Tensor, "B 5"], config: RandAugment
 ) -> None:
     """Blacken one box in each of these rows, in place and in the same place of all its frames."""
     height, width = frames.shape[-2:]
     half = int(config.magnitude / MAX_LEVEL * 40)
-    for row in rows.tolist():
+    for row in rows:
         top, bottom = _box(float(layer[row, 3]), height, half)
         left, right = _box(float(layer[row, 4]), width, half)
         frames[row, ..., top:bottom, left:right] = 0
