@@ -27,10 +27,13 @@ from vidreward.types import DataSpec, Video
 
 SIZE = 32
 SPEC = DataSpec(height=SIZE, width=SIZE, fps=10.0, tasks=("cross",))
+OTHER_NETWORKS = ["hold_c/debug_vit", "hold_r/debug_vivit"]
+"""Presets with another network than the model's `debug`, which are held to the same contract."""
 
 
 def debug_recipe(name: str) -> TrainConfig:
-    return load_module(name).recipe("debug")
+    name, _, preset = name.partition("/")
+    return load_module(name).recipe(preset or "debug")
 
 
 def build(name: str, seed: int = 0) -> RewardModel:
@@ -63,10 +66,10 @@ def fake_video(model: RewardModel, num_rows: int, num_frames: int, seed: int = 0
     return video
 
 
-LEARNERS = [name for name in available() if isinstance(build(name), LearnedRewardModel)]
+LEARNERS = [name for name in available() if isinstance(build(name), LearnedRewardModel)] + OTHER_NETWORKS
 
 
-@pytest.fixture(params=available())
+@pytest.fixture(params=[*available(), *OTHER_NETWORKS])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -186,7 +189,7 @@ def test_sample_copes_with_any_length(learner: str, num_frames: int) -> None:
 def test_save_and_load_give_the_same_scores(name: str, tmp_path: Path) -> None:
     model = build(name)
     config = debug_recipe(name).reward
-    description = Description(reward=name, config=config, data=SPEC, preprocessing={"size": SIZE})
+    description = Description(reward=name.partition("/")[0], config=config, data=SPEC, preprocessing={"size": SIZE})
     save_checkpoint(tmp_path / "model", model, description, provenance={"step": 0})
     loaded = load(tmp_path / "model")
     video = fake_video(model, 2, 5)

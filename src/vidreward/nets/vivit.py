@@ -57,9 +57,9 @@ class ViViTConfig:
 
 
 TINY = ViViTConfig(
-    width=32,
-    num_heads=2,
-    mlp_dim=64,
+    width=64,
+    num_heads=4,
+    mlp_dim=128,
     num_spatial_layers=2,
     num_temporal_layers=2,
     patch_size=8,

@@ -260,7 +260,7 @@ def recipe(preset: str = "default") -> TrainConfig:
         "debug_vit": TrainConfig(
             reward=HoldCConfig(network="vit", vit=TINY, embedding_dim=8, num_frames=12),
             data=DataConfig(size=32),
-            fit=FitConfig(steps=100, batch_size=4, lr=1e-3, warmup_steps=5, val_every=50, checkpoint_every=50),
+            fit=FitConfig(steps=120, batch_size=4, lr=2e-3, warmup_steps=5, val_every=50, checkpoint_every=50),
         ),
     }
     return pick_preset(presets, preset)

@@ -292,9 +292,9 @@ def recipe(preset: str = "default") -> TrainConfig:
             fit=replace(default.fit, steps=2000, batch_size=16, lr=5e-4, warmup_steps=200),
         ),
         "debug_vivit": TrainConfig(
-            reward=HoldRConfig(network="vivit", vivit=TINY, num_history=3),
+            reward=HoldRConfig(network="vivit", vivit=TINY, num_history=2),
             data=DataConfig(size=32),
-            fit=FitConfig(steps=150, batch_size=16, lr=2e-3, warmup_steps=15, val_every=75, checkpoint_every=75),
+            fit=FitConfig(steps=300, batch_size=24, lr=2e-3, warmup_steps=5, val_every=150, checkpoint_every=150),
         ),
     }
     return pick_preset(presets, preset)
