@@ -41,7 +41,7 @@ def check_config(config: TrainConfig, reward: str) -> None:
         before = json.loads(where.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{where} is not readable: {error}; give another --out, or move {config.out} away") from error
-    differences = _differences(_comparable(before), _comparable(_settings(config, reward)), "")
+    differences = find_differences(_comparable(before), _comparable(_settings(config, reward)), "")
     if differences:
         raise ValueError(
             f"{config.out} holds a run with other settings ({'; '.join(differences)}); use them again, or another --out"
@@ -82,9 +82,10 @@ def _comparable(settings: object) -> object:
     return kept
 
 
-def _differences(before: object, now: object, where: str) -> list[str]:
+def find_differences(before: object, now: object, where: str) -> list[str]:
+    """Name what differs between two settings that were read from JSON, each as "NAME was A, is B"."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*now, *(key for key in before if key not in now)]
-        found = (_differences(before.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
+        found = (find_differences(before.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
         return [difference for differences in found for difference in differences]
     return [] if before == now else [f"{where or 'config.json'} was {before!r}, is {now!r}"]

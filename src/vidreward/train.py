@@ -152,7 +152,7 @@ def fit[M: LearnedRewardModel](
     compute_loss = torch.compile(model.loss) if config.compile else model.loss
     watch = LossWatch(1 if device.type == "cpu" else config.log_every)
     log.start(config.steps, start)
-    with _interrupts() as interrupted, torch.random.fork_rng(_devices(device)):
+    with note_interrupts() as interrupted, torch.random.fork_rng(_devices(device)):
         batches = sampler.batches(start, config.steps, num_workers=num_workers)
         for done, batch in enumerate(batches, start + 1):
             for entry in batch.broken:
@@ -359,7 +359,7 @@ def _mix(*numbers: int) -> int:
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def note_interrupts() -> Iterator[threading.Event]:
     """Note SIGINT and SIGTERM instead of dying of them; a second one has its usual effect."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
