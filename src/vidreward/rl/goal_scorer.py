@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from vidreward.reward_model import RewardModel
-from vidreward.scoring import PIXELS_PER_PIECE, Precision, autocast, device_of
+from vidreward.scoring import PIXELS_PER_PIECE, Precision, autocast, device_of, has_fast_bf16
 from vidreward.types import Video
 
 Goal = UInt8[ndarray, "G 3 H W"]
@@ -51,7 +51,7 @@ class _Rows:
 class GoalScorer:
     """Score frames of running episodes as they come; equal to scoring each episode by itself.
 
-    Each frame and each goal is encoded once; identical goals of successive episodes are not encoded again.
+    Each frame and each goal is encoded once; a goal that stays the same is not encoded again.
 
     Args:
         model: Scored on the device it is on, in evaluation mode.
@@ -60,35 +60,46 @@ class GoalScorer:
 
     def __init__(self, model: RewardModel, *, precision: Precision = "auto") -> None:
         self.model = model
-        self.precision = precision
         self.needs_goal = model.inputs.goal in ("image", "video")
         self._device = device_of(model)
-        self._last_goal: tuple[ndarray, Tensor] | None = None
+        # asking the processor takes a third of a millisecond, so it is asked once
+        fast = precision == "auto" and has_fast_bf16(self._device.type)
+        self._precision: Precision = "bf16" if fast else "fp32" if precision == "auto" else precision
+        self._known_goals: dict[bytes, Tensor] = {}
 
-    def begin(self, goal: Goal | None, *, fps: float, text: str | None = None, choose: bool = False) -> Run:
-        """Start an episode that has seen no frame yet.
+    def begin(
+        self, goals: Sequence[Goal | None], *, fps: float, texts: Sequence[str | None], choose: bool = False
+    ) -> list[Run]:
+        """Start episodes that have seen no frame yet; their goals are encoded together.
 
         Args:
-            goal: Goal frames; None for models that look at none.
+            goals: Goal frames of each; None for models that look at none.
             fps: Frames per second.
-            text: Instruction, for models that read one.
+            texts: Instruction of each, for models that read one.
             choose: Each goal frame is a goal of its own, of which `push` chooses one; otherwise all are one goal.
         """
-        codes = None if goal is None or not self.needs_goal else self._encode_goal(goal)
-        if codes is not None:
-            codes = codes[:, None] if choose else codes[None]
         context = self.model.inputs.context
-        return Run(goal_codes=codes, fps=fps, text=text, codes=deque(maxlen=context), states=deque(maxlen=context))
+        runs = []
+        for codes, text in zip(self._encode_goals(goals), texts, strict=True):
+            goal_codes = None if codes is None else codes[:, None] if choose else codes[None]
+            runs.append(Run(goal_codes, fps, text, codes=deque(maxlen=context), states=deque(maxlen=context)))
+        return runs
 
-    def _encode_goal(self, goal: Goal) -> Tensor:
-        if self._last_goal is None or not np.array_equal(self._last_goal[0], goal):
-            self._last_goal = (goal.copy(), self.encode(goal))
-        return self._last_goal[1]
+    def _encode_goals(self, goals: Sequence[Goal | None]) -> list[Tensor | None]:
+        """Encode the goals that the last call did not have, in one batch."""
+        keys = [goal.tobytes() if goal is not None and self.needs_goal else None for goal in goals]
+        wanted = {key: goal for key, goal in zip(keys, goals, strict=True) if key is not None and goal is not None}
+        new = {key: goal for key, goal in wanted.items() if key not in self._known_goals}
+        if new:
+            codes = self.encode(np.concatenate(list(new.values()))).split([len(goal) for goal in new.values()])
+            self._known_goals |= dict(zip(new, codes, strict=True))
+        self._known_goals = {key: self._known_goals[key] for key in wanted}
+        return [None if key is None else self._known_goals[key] for key in keys]
 
     def encode(self, frames: UInt8[ndarray, "M 3 H W"]) -> Tensor:
         """Encode frames, all at once."""
         self._evaluate()
-        with torch.inference_mode(), autocast(self._device, self.precision):
+        with torch.inference_mode(), autocast(self._device, self._precision):
             return self.model.encode(torch.from_numpy(np.ascontiguousarray(frames)).to(self._device))
 
     def _evaluate(self) -> None:
@@ -126,19 +137,19 @@ class GoalScorer:
                 rows.states.append(torch.stack(list(run.states)))
         return self._score(rows)
 
-    def goal_scores(self, run: Run) -> Float[ndarray, "K"]:
-        """Score the last frame of each goal against that goal itself: minus HOLD's d(g, g)."""
-        assert run.goal_codes is not None
-        one = [codes[-1:] for codes in run.goal_codes]
-        return self._score(
-            _Rows(
-                codes=one,
-                first=[0] * len(one),
-                goals=list(run.goal_codes),
-                fps=[run.fps] * len(one),
-                texts=[run.text] * len(one),
-            )
-        )
+    def goal_scores(self, runs: Sequence[Run]) -> list[Float[ndarray, "K"]]:
+        """Score the last frame of each goal of each episode against that goal itself: minus HOLD's d(g, g)."""
+        rows = _Rows()
+        for run in runs:
+            assert run.goal_codes is not None
+            for codes in run.goal_codes:
+                rows.codes.append(codes[-1:])
+                rows.first.append(0)
+                rows.goals.append(codes)
+                rows.fps.append(run.fps)
+                rows.texts.append(run.text)
+        num_goals = [len(run.goal_codes) for run in runs if run.goal_codes is not None]
+        return np.split(self._score(rows), np.cumsum(num_goals)[:-1])
 
     def score_pairs(
         self,
@@ -194,7 +205,7 @@ class GoalScorer:
         if rows.states:
             video = replace(video, state=_pad(rows.states)[0])
         self._evaluate()
-        with torch.inference_mode(), autocast(self._device, self.precision):
+        with torch.inference_mode(), autocast(self._device, self._precision):
             scores = self.model.score_codes(codes, goal_codes, video)
         rows_of = torch.arange(num_rows, device=self._device)
         return scores[rows_of, length - 1].float().cpu().numpy()
@@ -207,5 +218,7 @@ def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Int[Tensor, "B"]]:
     """
     length = torch.tensor([len(row) for row in rows], device=rows[0].device)
     longest = max(len(row) for row in rows)
+    if all(len(row) == longest for row in rows):
+        return torch.stack(list(rows)), length
     padded = [torch.cat([row, row[-1:].expand(longest - len(row), *row.shape[1:])]) for row in rows]
     return torch.stack(padded), length

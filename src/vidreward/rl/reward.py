@@ -6,7 +6,7 @@ running environments; both pay through `Account`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ from numpy import ndarray
 from vidreward.checkpoint import describe, describe_untrained, load
 from vidreward.reward_model import RewardModel
 from vidreward.rl.account import ENV, Account, EnvTerm, PaidTerm
-from vidreward.rl.goal_scorer import Goal, GoalScorer
+from vidreward.rl.goal_scorer import Goal, GoalScorer, Run
 from vidreward.rl.goals import GoalSchedule, SubGoals, TimeIndexedGoals
 from vidreward.rl.shaping import Shaping, score_statistics, suggest_normalizer, usual_shaping
 from vidreward.scoring import Precision, score_episode
@@ -106,6 +106,16 @@ class LoadedTerm:
         return self.pays.shaping.baseline or self.pays.shaping.normalizer_less_baseline
 
 
+@dataclass(frozen=True)
+class OpenEpisode:
+    """An episode that is being paid."""
+
+    account: Account
+    runs: Mapping[str, Run]
+    """For each term, what its next score looks back on."""
+    goal: Goal | None
+
+
 class Reward:
     """Compute what an agent is paid.
 
@@ -142,21 +152,34 @@ class Reward:
         """Whether any of the models looks at goal frames."""
         return any(term.scorer.needs_goal for term in self.terms)
 
-    def open_account(self, goal: Goal | None, *, fps: float) -> Account:
-        """Begin to pay an episode; scores the goal against itself where a baseline asks for it.
+    def open(
+        self, goals: Sequence[Goal | None], *, fps: float, texts: Sequence[str | None] | None = None
+    ) -> list[OpenEpisode]:
+        """Begin to pay episodes; their goals are encoded, and scored against themselves for baselines, in one batch.
 
         Args:
-            goal: Goal frames; None where no model looks at one.
+            goals: Goal frames of each; None where no model looks at one.
             fps: Frames per second.
+            texts: Instruction of each; None where no model reads one.
         """
+        if not goals:
+            return []
         chosen = self.mix.goals is not None
-        goal_scores = {}
-        for term in self.terms:
-            if term.has_baseline:
-                run = term.scorer.begin(goal, fps=fps, choose=chosen)
-                goal_scores[term.name] = [float(score) for score in term.scorer.goal_scores(run)]
-        num_goals = len(goal) if chosen and goal is not None else 1
-        return Account(self._pays, self._env, self.mix.goals, goal_scores=goal_scores, num_goals=num_goals)
+        texts = [None] * len(goals) if texts is None else texts
+        runs = {term.name: term.scorer.begin(goals, fps=fps, texts=texts, choose=chosen) for term in self.terms}
+        baselines = {term.name: term.scorer.goal_scores(runs[term.name]) for term in self.terms if term.has_baseline}
+        opened = []
+        for number, goal in enumerate(goals):
+            account = Account(
+                self._pays,
+                self._env,
+                self.mix.goals,
+                goal_scores={name: scores[number].tolist() for name, scores in baselines.items()},
+                num_goals=len(goal) if chosen and goal is not None else 1,
+            )
+            own = {name: term_runs[number] for name, term_runs in runs.items()}
+            opened.append(OpenEpisode(account=account, runs=own, goal=goal))
+        return opened
 
     def label(self, episode: Episode, *, terminated: bool = False) -> Float[ndarray, "T-1"]:
         """Compute the reward of each step; step t is paid for the frame it leads to, t + 1.
@@ -188,8 +211,8 @@ class Reward:
         env_reward = self._env_rewards(episode)
         asked = self.mix.goals is not None or any(term.has_baseline for term in self.terms)
         goal = episode.goal() if self.needs_goal and asked else None
-        account = self.open_account(goal, fps=episode.fps)
-        tables = self._tables(episode, goal, account, scores)
+        opened = self.open([goal], fps=episode.fps, texts=[episode.task])[0]
+        account, tables = opened.account, self._tables(episode, opened, scores)
         paid: dict[str, list[float]] = {name: [] for name in [*tables, ENV]}
         seen: dict[str, list[float]] = {name: [] for name in tables}
         before, after, counters = [], [], []
@@ -229,29 +252,28 @@ class Reward:
         return [float(value) for value in column[:-1]]
 
     def _tables(
-        self, episode: Episode, goal: Goal | None, account: Account, known: Mapping[str, ndarray] | None
+        self, episode: Episode, opened: OpenEpisode, known: Mapping[str, ndarray] | None
     ) -> dict[str, Float[ndarray, "T K"]]:
         """Score every frame against every goal it may be compared with; NaN where it never is."""
-        tables = {}
+        tables, num_goals = {}, opened.account.num_goals
         for term in self.terms:
             state = episode.column("state") if term.model.inputs.state else None
             if known is not None or not (self.mix.goals is not None and term.scorer.needs_goal):
                 scores = (
                     score_episode(term.model, episode, precision=self.precision) if known is None else known[term.name]
                 )
-                tables[term.name] = np.repeat(np.asarray(scores)[:, None], account.num_goals, axis=1)
+                tables[term.name] = np.repeat(np.asarray(scores)[:, None], num_goals, axis=1)
                 continue
             frames = episode.all_frames()
-            schedule, num_goals = self.mix.goals, account.num_goals
+            schedule = self.mix.goals
             pairs = (
                 [(t, schedule.goal(t, num_goals)) for t in range(len(frames))]
                 if isinstance(schedule, TimeIndexedGoals)
                 else [(t, k) for k in range(num_goals) for t in range(len(frames))]
             )
-            run = term.scorer.begin(goal, fps=episode.fps, text=episode.task, choose=True)
             table = np.full((len(frames), num_goals), np.nan)
             rows, columns = np.array(pairs).T
-            table[rows, columns] = term.scorer.score_pairs(run, frames, pairs, state)
+            table[rows, columns] = term.scorer.score_pairs(opened.runs[term.name], frames, pairs, state)
             tables[term.name] = table
         return tables
 

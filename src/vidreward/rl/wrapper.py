@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -12,24 +11,14 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from vidreward.rl.account import ENV, Account
+from vidreward.rl.account import ENV
 from vidreward.rl.env_checks import autoreset_mode, channels_last, check_models, control_rate
-from vidreward.rl.goal_scorer import Run
 from vidreward.rl.goals import SubGoals
-from vidreward.rl.reward import Reward
+from vidreward.rl.reward import OpenEpisode, Reward
 from vidreward.types import check_frames
 
 GoalSource = ndarray | Callable[[Mapping[str, Any]], ndarray] | None
 TextSource = str | Callable[[Mapping[str, Any]], str] | None
-
-
-@dataclass
-class _Episode:
-    """What is kept of the running episode of one environment."""
-
-    account: Account
-    runs: dict[str, Run]
-    goal: UInt8[ndarray, "G 3 H W"] | None
 
 
 class VideoReward(gymnasium.vector.VectorWrapper):
@@ -88,7 +77,7 @@ class VideoReward(gymnasium.vector.VectorWrapper):
         self._fps = control_rate(env, reward.terms)
         check_models(env, reward.terms, self._frame_size(), any_camera)
         self._reads_state = any(term.model.inputs.state for term in reward.terms)
-        self._episodes: list[_Episode | None] = [None] * env.num_envs
+        self._episodes: list[OpenEpisode | None] = [None] * env.num_envs
         self._ended = np.zeros(env.num_envs, dtype=bool)
 
     # -- gymnasium ------------------------------------------------------------------------------------------------
@@ -104,11 +93,13 @@ class VideoReward(gymnasium.vector.VectorWrapper):
         frames, states = self._read(observation)
         self._begin(started, info)
         self._ended[started] = False
-        scores = self._score([self._running(row) for row in started], frames[started], _rows(states, started))
-        for number, row in enumerate(started):
-            self._running(row).account.begin({name: float(values[number]) for name, values in scores.items()})
-        columns = {f"score/{name}": _column(self.num_envs, started, values) for name, values in scores.items()}
-        self._describe(info, {**columns, "goal_index": self._goal_indices()})
+        columns = self._columns()
+        episodes = [self._running(row) for row in started]
+        scores = self._score(episodes, frames[started], None if states is None else states[started])
+        for row, episode, current in zip(started, episodes, scores, strict=True):
+            episode.account.begin(current)
+            _note(columns, "score", row, current)
+        self._describe(info, {name: values for name, values in columns.items() if name.startswith("score/")})
         return observation, info
 
     def step(self, actions: Any) -> tuple[Any, ndarray, ndarray, ndarray, dict[str, Any]]:
@@ -128,30 +119,23 @@ class VideoReward(gymnasium.vector.VectorWrapper):
             self._ended = done
         finished = [self._running(row) for row in paid]
         self._begin(started, info)
-        scores = self._score(
-            finished + [self._running(row) for row in started],
-            np.concatenate([last_frames[paid], frames[started]]),
-            None if states is None else np.concatenate([_rows(last_states, paid), _rows(states, started)]),
-        )
-        terms = {name: np.zeros(self.num_envs) for name in [*scores, ENV]}
-        for number, row in enumerate(paid):
-            current = {name: float(values[number]) for name, values in scores.items()}
-            contributions = finished[number].account.step(
-                current, float(env_rewards[row]), terminated=bool(terminated[row])
-            )
-            for name, value in contributions.items():
-                terms[name][row] = value
-        for number, row in enumerate(started, len(paid)):
-            self._running(row).account.begin({name: float(values[number]) for name, values in scores.items()})
-        # of a row that ended and began again in this step, the score that was paid is the one to show
-        order = [*started, *paid]
-        newest = {name: np.concatenate([values[len(paid) :], values[: len(paid)]]) for name, values in scores.items()}
-        columns = {f"score/{name}": _column(self.num_envs, order, values) for name, values in newest.items()}
-        columns |= {f"reward/{name}": values for name, values in terms.items()}
-        columns |= {"env_reward": np.array(env_rewards, dtype=np.float64), "goal_index": self._goal_indices()}
-        self._describe(info, columns)
-        reward = columns["env_reward"].copy() if self.evaluation else np.sum(list(terms.values()), axis=0)
-        return observation, reward, terminated, truncated, info
+        begun = [self._running(row) for row in started]
+        looked_at = np.concatenate([last_frames[paid], frames[started]])
+        felt = None if states is None else np.concatenate([last_states[paid], states[started]])
+        scores = self._score(finished + begun, looked_at, felt)
+        columns = self._columns()
+        for row, episode, current in zip(started, begun, scores[len(paid) :], strict=True):
+            episode.account.begin(current)
+            _note(columns, "score", row, current)
+        # after the loop above: a row that ended and began again in this step shows what it was paid for
+        for row, episode, current in zip(paid, finished, scores, strict=False):
+            terms = episode.account.step(current, float(env_rewards[row]), terminated=bool(terminated[row]))
+            _note(columns, "score", row, current)
+            _note(columns, "reward", row, terms)
+        rewards = np.sum([values for name, values in columns.items() if name.startswith("reward/")], axis=0)
+        own_rewards = np.array(env_rewards, dtype=np.float64)
+        self._describe(info, {**columns, "env_reward": own_rewards})
+        return observation, own_rewards.copy() if self.evaluation else rewards, terminated, truncated, info
 
     @property
     def goals(self) -> UInt8[ndarray, "N 3 H W"]:
@@ -169,37 +153,36 @@ class VideoReward(gymnasium.vector.VectorWrapper):
     # -- one step -------------------------------------------------------------------------------------------------
 
     def _begin(self, rows: Sequence[int], info: Mapping[str, Any]) -> None:
-        """Start the episodes of some environments: goal, instruction, account."""
-        for row in rows:
-            own = own_info(info, row)
-            goal, text = self._goal_of(own), self._text_of(own)
-            chosen = self.video_reward.mix.goals is not None
-            runs = {
-                term.name: term.scorer.begin(goal, fps=self._fps, text=text, choose=chosen)
-                for term in self.video_reward.terms
-            }
-            account = self.video_reward.open_account(goal, fps=self._fps)
-            self._episodes[row] = _Episode(account=account, runs=runs, goal=goal)
+        """Start the episodes of some environments."""
+        own = [own_info(info, row) for row in rows]
+        goals, texts = [self._goal_of(each) for each in own], [self._text_of(each) for each in own]
+        for row, opened in zip(rows, self.video_reward.open(goals, fps=self._fps, texts=texts), strict=True):
+            self._episodes[row] = opened
 
     def _score(
-        self, episodes: Sequence[_Episode], frames: UInt8[ndarray, "M 3 H W"], states: Float[ndarray, "M S"] | None
-    ) -> dict[str, Float[ndarray, "M"]]:
-        """Score the next frame of each episode, all in one forward pass of each term."""
+        self, episodes: Sequence[OpenEpisode], frames: UInt8[ndarray, "M 3 H W"], states: Float[ndarray, "M S"] | None
+    ) -> list[dict[str, float]]:
+        """Score the next frame of each episode by each term, all in one forward pass of it."""
         chosen = self.video_reward.mix.goals is not None
         goals = [episode.account.goal if chosen else 0 for episode in episodes]
-        return {
-            term.name: term.scorer.push([episode.runs[term.name] for episode in episodes], frames, goals, states)
-            for term in self.video_reward.terms
-        }
+        scores: list[dict[str, float]] = [{} for _ in episodes]
+        for term in self.video_reward.terms:
+            runs = [episode.runs[term.name] for episode in episodes]
+            for own, score in zip(scores, term.scorer.push(runs, frames, goals, states).tolist(), strict=True):
+                own[term.name] = score
+        return scores
 
-    def _running(self, row: int) -> _Episode:
+    def _columns(self) -> dict[str, Float[ndarray, "N"]]:
+        """Make the columns of info that are filled row by row: no score, and no reward, where nothing was paid."""
+        names = [term.name for term in self.video_reward.terms]
+        scores = {f"score/{name}": np.full(self.num_envs, np.nan) for name in names}
+        return {**scores, **{f"reward/{name}": np.zeros(self.num_envs) for name in [*names, ENV]}}
+
+    def _running(self, row: int) -> OpenEpisode:
         episode = self._episodes[row]
         if episode is None:
             raise ValueError(f"environment {row} has no running episode; call reset() first")
         return episode
-
-    def _goal_indices(self) -> ndarray:
-        return np.array([0 if episode is None else episode.account.goal for episode in self._episodes])
 
     def _read(self, observation: Any) -> tuple[UInt8[ndarray, "N 3 H W"], ndarray | None]:
         """Return the pictures, channels first, and the states where a model reads them."""
@@ -267,20 +250,15 @@ class VideoReward(gymnasium.vector.VectorWrapper):
 
     def _describe(self, info: dict[str, Any], columns: Mapping[str, ndarray]) -> None:
         """Add columns to info with their masks, as Gymnasium's vector environments do."""
-        for name, values in columns.items():
+        indices = np.array([self._running(row).account.goal for row in range(self.num_envs)])
+        for name, values in {**columns, "goal_index": indices}.items():
             info[name] = values
             info[f"_{name}"] = np.ones(self.num_envs, dtype=bool)
 
 
-def _rows(states: ndarray | None, rows: Sequence[int]) -> Any:
-    return None if states is None else states[list(rows)]
-
-
-def _column(num_envs: int, rows: Sequence[int], values: ndarray) -> ndarray:
-    """Spread values over all environments; NaN where there is none."""
-    column = np.full(num_envs, np.nan)
-    column[list(rows)] = values
-    return column
+def _note(columns: Mapping[str, ndarray], kind: str, row: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        columns[f"{kind}/{name}"][row] = value
 
 
 def is_about_the_step(name: str) -> bool:
