@@ -23,13 +23,23 @@ from augment_speed import augmenting
 from data_speed import one_pass, resizing, sampling
 from measure import Ratio, machine, show, use_cores, write
 from render_speed import rendering
+from reward_overhead import reward_overhead
 from scoring_speed import against_loop, against_parts
 from training_speed import training_step
 from videos import LONG_GOP, SHORT_GOP
 from vidreward.train import choose_device
 
-Group = Literal["scoring", "parts", "sampling", "augmenting", "training", "decoding", "rendering"]
-GROUPS: tuple[Group, ...] = ("scoring", "parts", "sampling", "augmenting", "training", "decoding", "rendering")
+Group = Literal["scoring", "parts", "sampling", "augmenting", "training", "decoding", "rendering", "reward"]
+GROUPS: tuple[Group, ...] = (
+    "scoring",
+    "parts",
+    "sampling",
+    "augmenting",
+    "training",
+    "decoding",
+    "rendering",
+    "reward",
+)
 WEB_SIZE = (240, 426)
 """Height and width of a video of Something-Something v2 in the usual shape."""
 
@@ -75,6 +85,10 @@ def measurements(folder: Path, device: torch.device) -> dict[Group, list[Callabl
             lambda: resizing(folder, by="torch"),
         ],
         "rendering": [lambda: rendering(size=64), lambda: rendering(size=84)],
+        "reward": [
+            lambda: reward_overhead(device, method="hold_c"),
+            lambda: reward_overhead(device, method="hold_r"),
+        ],
     }
 
 

@@ -121,7 +121,9 @@ class VideoReward(gymnasium.vector.VectorWrapper):
         self._begin(started, info)
         begun = [self._running(row) for row in started]
         looked_at = np.concatenate([last_frames[paid], frames[started]])
-        felt = None if states is None else np.concatenate([last_states[paid], states[started]])
+        felt = None
+        if states is not None and last_states is not None:
+            felt = np.concatenate([last_states[paid], states[started]])
         scores = self._score(finished + begun, looked_at, felt)
         columns = self._columns()
         for row, episode, current in zip(started, begun, scores[len(paid) :], strict=True):
