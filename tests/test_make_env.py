@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ EXTRAS = {
 }
 WITH_GOAL = ("tabletop", "metaworld", "hold", "kitchen")
 HEAVY = ("adroit", "kitchen", "dmc")
+SHAPE = "ignore:Setting the shape on a NumPy array:DeprecationWarning"
+"""What dm_control does in its own code."""
 
 
 def needs(world: str) -> None:
@@ -36,6 +40,7 @@ def needs(world: str) -> None:
         pytest.skip(f"{EXTRAS[world]} is not installed")
 
 
+@pytest.mark.filterwarnings(SHAPE)
 @pytest.mark.parametrize(
     "world", [pytest.param(world, marks=pytest.mark.slow if world in HEAVY else ()) for world in WORLDS]
 )
@@ -172,9 +177,29 @@ def test_mistakes_are_explained(name: str, settings: dict[str, Any], message: st
 
 
 def test_a_missing_world_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "metaworld", None)
+    monkeypatch.setitem(sys.modules, "metaworld", None)
     with pytest.raises(ImportError, match=r"pip install 'vidreward\[metaworld\]'"):
         make_env("metaworld/drawer-open-v3")
+
+
+@pytest.mark.slow
+def test_drawing_first_and_learning_later_does_not_crash() -> None:
+    needs("metaworld")
+    code = """
+import torch
+from vidreward.envs import make_env
+env = make_env("hold/pushing", size=16, goals=False)
+env.reset(seed=0)
+weights = torch.nn.Parameter(torch.ones(3))
+weights.sum().backward()
+torch.optim.Adam([weights]).step()
+import torch._dynamo
+env.step(env.action_space.sample())
+env.close()
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 @pytest.mark.slow
@@ -203,6 +228,7 @@ def test_kitchen_goal_shows_only_its_tasks_done() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(SHAPE)
 def test_dmc_rewards_cameras_and_actions() -> None:
     needs("dmc")
     env = find_env("dmc/pendulum-swingup")(size=32)

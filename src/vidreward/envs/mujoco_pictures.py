@@ -9,7 +9,9 @@ of each other; "full" is MuJoCo's default.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
+import importlib.util
 import os
 import weakref
 from dataclasses import dataclass
@@ -84,6 +86,7 @@ class Pictures:
         import mujoco
 
         _check_display()
+        _load_triton()
         model = self._model
         if self._fast:
             model = copy.copy(model)
@@ -126,6 +129,17 @@ def _check_display() -> None:
             "MuJoCo was imported before vidreward and chose to draw in windows, but there is no display; "
             "set the environment variable MUJOCO_GL=egl before Python starts"
         )
+
+
+def _load_triton() -> None:
+    """Load triton before OpenGL, where it is installed.
+
+    OpenGL without a GPU brings an LLVM of its own, whose symbols become global; triton, which torch imports when an
+    optimizer first steps, would bind to them and crash. The other way round both get their own.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        with contextlib.suppress(ImportError):  # broken, so torch will not load it either
+            importlib.import_module("triton")
 
 
 def merge_vertices(model: mujoco.MjModel, cell: float) -> None:
