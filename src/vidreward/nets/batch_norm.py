@@ -68,6 +68,7 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_clips: int, eps: float, spans_processes: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.contiguous(memory_format=torch.channels_last)
         clips = _by_clip(x, num_clips)
         mean = clips.mean(1, dtype=torch.float32)
         if spans_processes:
@@ -77,16 +78,18 @@ class _Normalise(torch.autograd.Function):
             variance = processes.mean(variance)
         inverse = (variance + eps).rsqrt()
         scale = weight * inverse
-        out = torch.addcmul((bias - mean * scale)[:, None], clips, scale[:, None]).to(x.dtype)
+        out = torch.empty_like(x)
+        torch.addcmul((bias - mean * scale)[:, None], clips, scale[:, None], out=_by_clip(out, num_clips))
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.num_clips, ctx.spans_processes = num_clips, spans_processes
         ctx.mark_non_differentiable(mean, variance)
-        return _as_images(out, x), mean, variance
+        return out, mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         """With n = (x - mean) / std: dx = weight / std * (dy - mean(dy) - n * mean(dy * n)), means over the clip."""
         x, weight, mean, inverse = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
         clips, gradients = _by_clip(x, ctx.num_clips), _by_clip(gradient, ctx.num_clips)
         of_bias = gradients.sum(1, dtype=torch.float32)
         of_weight = (gradients * (clips - mean[:, None])).sum(1) * inverse
@@ -94,15 +97,12 @@ class _Normalise(torch.autograd.Function):
         if ctx.spans_processes:
             means = processes.mean(means)
         normal = (clips - mean[:, None]) * inverse[:, None]
-        of_x = (weight * inverse)[:, None] * (gradients - means[0][:, None] - normal * means[1][:, None])
-        return _as_images(of_x.to(x.dtype), x), of_weight.sum(0), of_bias.sum(0), None, None, None
+        of_x = torch.empty_like(x)
+        of_clips = (weight * inverse)[:, None] * (gradients - means[0][:, None] - normal * means[1][:, None])
+        _by_clip(of_x, ctx.num_clips).copy_(of_clips)
+        return of_x, of_weight.sum(0), of_bias.sum(0), None, None, None
 
 
 def _by_clip(x: Float[Tensor, "M C H W"], num_clips: int) -> Float[Tensor, "clips pixels C"]:
-    """View images that are channels last as the pixels of each clip; others are copied."""
-    return x.permute(0, 2, 3, 1).reshape(num_clips, -1, x.shape[1])
-
-
-def _as_images(pixels: Float[Tensor, "clips pixels C"], like: Float[Tensor, "M C H W"]) -> Float[Tensor, "M C H W"]:
-    num_images, channels, height, width = like.shape
-    return pixels.view(num_images, height, width, channels).permute(0, 3, 1, 2)
+    """View images that are channels last as the pixels of each clip."""
+    return x.permute(0, 2, 3, 1).view(num_clips, -1, x.shape[1])
