@@ -94,7 +94,12 @@ def test_frames_of_another_size_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"num_heads": 3}, "multiple of"), ({"patch_size": 0}, "at least 1"), ({"drop_path": 1.0}, r"\[0, 1\)")],
+    [
+        ({"num_heads": 3}, "multiple of"),
+        ({"patch_size": 0}, "at least 1"),
+        ({"position_std": 0.0}, "more than 0"),
+        ({"drop_path": 1.0}, r"\[0, 1\)"),
+    ],
 )
 def test_impossible_sizes_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -125,8 +130,9 @@ def test_vivit_starts_as_in_flax() -> None:
     for encoder in (network.spatial, network.temporal):
         assert encoder.pos_embedding.std() == pytest.approx(0.02, rel=0.15)
         assert not encoder.cls.any()
-    zeros = [block.attention.qkv.bias, block.attention.out.bias, network.fc.weight, network.fc.bias]
-    assert not any(parameter.any() for parameter in [*zeros, network.embedding.bias])
+    state = network.state_dict()
+    zeros = ["embedding.bias", "fc.weight", "fc.bias", "spatial.blocks.1.attention.qkv.bias"]
+    assert not any(state[name].any() for name in [*zeros, "temporal.blocks.0.attention.out.bias"])
 
 
 @torch.no_grad()

@@ -37,6 +37,11 @@ _NAMES_IN_NPZ = {
     "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
 }
 """The authors counted the parts of a block together; HOLD's version of flax counts each kind apart."""
+_UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
+"""What torch's restricted unpickler and safetensors raise on a damaged file."""
 
 
 def initialise_vit(network: ViT, source: str) -> None:
@@ -93,7 +98,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
 
     try:
         state = load_state_dict(str(path))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}; give a file of weights and nothing else") from error
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path} holds no tensors by name; give a file of weights and nothing else")
@@ -121,9 +126,9 @@ def _fill_from_timm_names(network: ViT, state: Mapping[str, Tensor], where: str)
 
 def _fill_from_npz(network: ViT, path: Path) -> None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             raw = dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}; give a file of weights and nothing else") from error
     tree: dict[str, ndarray] = {}
     for name, array in raw.items():
@@ -140,6 +145,7 @@ def _resample(positions: Float[Tensor, "1 N D"], network: ViT) -> Float[Tensor, 
     """Resample the positions of a square grid; the class token's, in front, stays."""
     from timm.layers.pos_embed import resample_abs_pos_embed
 
-    if positions.ndim != 3 or math.isqrt(positions.shape[1] - 1) ** 2 != positions.shape[1] - 1:
-        return positions
+    num_patches = positions.shape[1] - 1 if positions.ndim == 3 else 0
+    if num_patches < 1 or math.isqrt(num_patches) ** 2 != num_patches:
+        return positions  # fits as it is, or is named by the caller
     return resample_abs_pos_embed(positions, new_size=list(network.backbone.patch_embed.grid_size))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy import ndimage
 
 from vidreward.convert.flax_file import Leaf
 from vidreward.convert.hold_layout import check, fill, find_sources
@@ -42,18 +43,24 @@ def initialise_vivit(network: ViViT, params: Mapping[str, Leaf], where: str, *, 
     """
     tree = {name: np.asarray(leaf) for name, leaf in params.items() if not name.startswith(_HEADS)}
     kernel, spatial, temporal = (tree.get(name, np.empty(0)) for name in (_KERNEL, _SPATIAL, _TEMPORAL))
-    if spatial.ndim == 3:
+    width = network.fc.in_features
+    # what has not the shape of positions stays, and is named below
+    if _are_positions(spatial, width):
         tree[_SPATIAL] = _resize_grid(spatial, network.grid)
-    if temporal.ndim == 3 and kernel.ndim == 5:
-        is_hold = kernel.shape[0] == 1 and temporal.shape[1] == network.num_frames + 1
-        if not is_hold:
-            goal = None if restore_goal else network.temporal.pos_embedding[:, -1:].detach().cpu().numpy()
-            tree[_TEMPORAL] = _resize_time(temporal, network.num_frames, goal)
     if kernel.ndim == 5:
         tree[_KERNEL] = kernel.sum(0, keepdims=True, dtype=np.float32)
+        is_hold = kernel.shape[0] == 1 and temporal.shape[1:2] == (network.num_frames + 1,)
+        if _are_positions(temporal, width) and not is_hold:
+            resized = _resize_time(temporal, network.num_frames if restore_goal else network.num_frames - 1)
+            goal = network.temporal.pos_embedding[:, -1:].detach().cpu().numpy()
+            tree[_TEMPORAL] = resized if restore_goal else np.concatenate([resized, goal], 1)
     sources = {name: source for name, source in find_sources(network).items() if not name.startswith("fc.")}
     check(sources, tree, where)
     fill(network, sources, tree)
+
+
+def _are_positions(array: ndarray, width: int) -> bool:
+    return array.ndim == 3 and array.shape[::2] == (1, width) and array.shape[1] > 1
 
 
 def _resize_grid(positions: Float[ndarray, "1 N D"], grid: tuple[int, int]) -> Float[ndarray, "1 M D"]:
@@ -66,17 +73,12 @@ def _resize_grid(positions: Float[ndarray, "1 N D"], grid: tuple[int, int]) -> F
     return np.concatenate([positions[:, :1], resized], 1)
 
 
-def _resize_time(
-    positions: Float[ndarray, "1 N D"], num_frames: int, goal: Float[ndarray, "1 1 D"] | None
-) -> Float[ndarray, "1 M D"]:
-    """Interpolate the positions of time steps, the last of which is `goal` where it is given."""
-    num_steps = num_frames if goal is None else num_frames - 1
+def _resize_time(positions: Float[ndarray, "1 N D"], num_steps: int) -> Float[ndarray, "1 M D"]:
+    """Interpolate the positions of time steps; the class token's, in front, stays."""
     resized = _zoom(positions[0, 1:], (num_steps, positions.shape[2]))[None]
-    return np.concatenate([positions[:, :1], resized, *([] if goal is None else [goal])], 1)
+    return np.concatenate([positions[:, :1], resized], 1)
 
 
 def _zoom(array: ndarray, shape: tuple[int, ...]) -> ndarray:
-    from scipy import ndimage
-
     factors = [wanted / found for wanted, found in zip(shape, array.shape, strict=True)]
     return ndimage.zoom(np.asarray(array, dtype=np.float32), factors, order=1)
