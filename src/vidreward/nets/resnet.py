@@ -7,7 +7,6 @@ weights load; the initialisation is flax's.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidreward.nets.batch_norm import ClipBatchNorm2d
+from vidreward.nets.init import lecun_normal_
 
 FOLD_FROM = 300_000
 """Pixels of a batch from which scoring folds normalisation into the convolutions; it costs a pass over the weights."""
@@ -131,10 +131,8 @@ class ResNet(nn.Module):
 
 
 def _init_like_flax(module: nn.Module) -> None:
-    """Draw kernels from lecun_normal (a normal cut at two standard deviations, variance 1 / fan-in), biases zero."""
+    """Draw kernels as flax does by default; biases are zero."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        fan_in = module.weight[0].numel()
-        std = math.sqrt(1 / fan_in) / 0.87962566103423978  # the variance lost by the cut
-        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        lecun_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
