@@ -49,6 +49,7 @@ class HoldEncoder(nn.Module):
         self.layers = nn.ModuleList(_conv(i, 8, kernel=5, padding=2) for i in (channels, 8))
         for layer in self.layers:
             nn.init.xavier_uniform_(layer.weight, generator=noise)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dim = 8 * (height // 4) * (width // 4)
 
     def forward(self, pixels: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
@@ -66,6 +67,7 @@ class DrqEncoder(nn.Module):
         self.layers = nn.ModuleList(_conv(i, 32, kernel=3, stride=s) for i, s in ((channels, 2), *((32, 1),) * 3))
         for layer in self.layers:
             nn.init.orthogonal_(layer.weight, gain=math.sqrt(2), generator=noise)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         sides = [(side - 3) // 2 - 5 for side in (height, width)]
         if min(sides) < 1:
             raise ValueError(f"DrQ-v2's encoder needs pictures of at least 15 pixels a side; got {height}x{width}")
@@ -83,7 +85,7 @@ def _conv(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, 
     conv = nn.utils.skip_init(nn.Conv2d, in_channels, out_channels, kernel, stride=stride, padding=padding)
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     nn.init.zeros_(conv.bias)
-    return conv.to(memory_format=torch.channels_last)
+    return conv
 
 
 def _unit_range(pixels: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
