@@ -95,6 +95,15 @@ def test_training_steps_run(method: str) -> None:
     assert 0 < result.ratio < math.inf
 
 
+@pytest.mark.parametrize("method", ["hold_c", "hold_r"])
+def test_what_a_reward_adds_is_measured(method: str) -> None:
+    from reward_overhead import reward_overhead
+
+    result = reward_overhead(CPU, method=method, num_envs=2, size=32, num_steps=3, num_repetitions=1)
+    assert 0 < result.ratio < math.inf
+    assert set(result.rates) == {"bare", "VideoReward"}
+
+
 def test_ratio_is_the_median_of_neighbouring_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     import measure
 

@@ -1,9 +1,13 @@
-"""The example of a user's own reward model trains, and its checkpoint loads only with its file named."""
+"""The examples: a user's own reward model, and agents of other libraries that train on a video reward."""
 
+import ast
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 
 from dots import dot_episodes
@@ -16,7 +20,16 @@ from vidreward.scoring import score_episode
 from vidreward.train import fit
 from vidreward.types import DataSpec
 
-MY_REWARD = Path(__file__).parents[1] / "examples" / "my_reward.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+MY_REWARD = EXAMPLES / "my_reward.py"
+
+
+def load_example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_my_reward_learns_order_and_is_saved(tmp_path: Path) -> None:
@@ -41,3 +54,30 @@ def test_my_reward_learns_order_and_is_saved(tmp_path: Path) -> None:
 def test_an_unknown_preset_is_a_clear_error() -> None:
     with pytest.raises(ValueError, match="debug"):
         load_module(MY_REWARD).recipe("debgu")
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", pytest.param("PPO", marks=pytest.mark.slow)])  # PPO takes 8192 steps
+def test_stable_baselines_trains_on_a_video_reward(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_example("sb3_with_video_reward").main("pixels", algorithm, 120)
+    trained = getattr(stable_baselines3, algorithm).load(tmp_path / f"{algorithm}_push.zip")
+    assert trained.num_timesteps >= 120
+    assert trained.predict(np.zeros(23))[0].shape == (3,)
+
+
+def test_ppo_in_one_function_trains_on_a_video_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    load_example("cleanrl_with_video_reward").main("pixels", num_updates=2, num_steps=101)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(float(line.split("reward ")[1].split()[0]) < 0 for line in lines)
+
+
+def test_the_training_examples_are_short() -> None:
+    assert len((EXAMPLES / "sb3_with_video_reward.py").read_text().splitlines()) < 30
+    tree = ast.parse((EXAMPLES / "cleanrl_with_video_reward.py").read_text())
+    (main,) = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    first, last = main.body[1], main.body[-1]  # after the docstring
+    assert (last.end_lineno or 0) - first.lineno + 1 < 30
