@@ -3,6 +3,7 @@
 vidreward train hold_r --data videos/ --out runs/mine
 vidreward evaluate runs/mine --data heldout/
 vidreward score runs/mine clip.mp4 --goal goal.png --out scored/
+vidreward rl tabletop/push --reward runs/mine --out runs/push
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from vidreward.cli_rl import rl_help, rl_report, run_rl, take_option
+
 USER_ERRORS = (ValueError, OSError, ImportError)
 """Mistakes that a message explains; everything else is a defect of ours and shows its traceback."""
 
@@ -29,14 +32,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(stderr=True)
     try:
-        status = _run_train(words[1:]) if words[:1] == ["train"] else _run_verb(words)
+        parse_and_run = _GO_ON.get(words[0]) if words else None
+        status = _run_verb(words) if parse_and_run is None else parse_and_run(words[1:])
     except USER_ERRORS as error:
         if os.environ.get("VIDREWARD_TRACEBACK"):
             raise
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True, style="red")
         status = 2
     except KeyboardInterrupt as interrupt:
-        goes_on = "; the same command goes on from there" if words[:1] == ["train"] else ""
+        goes_on = "; the same command goes on from there" if words and words[0] in _GO_ON else ""
         console.quiet = not _is_main_process()
         console.print(f"{interrupt or 'interrupted'}{goes_on}", markup=False, highlight=False, soft_wrap=True)
         status = 130
@@ -61,6 +65,8 @@ def _run_verb(words: list[str]) -> int:
         "convert": convert,
         "score": score,
         "evaluate": evaluate,
+        "rl": rl_help,
+        "rl-report": rl_report,
     }
     if words and not words[0].startswith("-") and words[0] not in verbs:
         near = difflib.get_close_matches(words[0], verbs, n=1)
@@ -269,8 +275,8 @@ def _run_train(words: list[str]) -> int:
         )
         return 0 if words and words[0] in ("-h", "--help") else 2
     name, rest = words[0], words[1:]
-    preset, rest = _take(rest, "--preset")
-    config_file, rest = _take(rest, "--config")
+    preset, rest = take_option(rest, "--preset")
+    config_file, rest = take_option(rest, "--config")
     if preset is not None and config_file is not None:
         raise ValueError("--preset and --config both give every default; leave one of them out")
     module = load_module(name)
@@ -313,16 +319,6 @@ _DEFAULTS_HELP = """Where the defaults below come from: --preset NAME (default, 
 --config RUN/config.json (what another run was trained with)."""
 
 
-def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:
-    """Take an option with its value out of the words: it decides the defaults of all the others."""
-    for i, word in enumerate(words):
-        if word == option and i + 1 < len(words):
-            return words[i + 1], words[:i] + words[i + 2 :]
-        if word.startswith(f"{option}="):
-            return word.split("=", 1)[1], words[:i] + words[i + 1 :]
-    return None, words
-
-
 def _read_run(path: Path, name: str, reward: Any) -> Any:
     """Rebuild the configuration that a run of the model `name` wrote."""
     import json
@@ -346,6 +342,9 @@ def _read_run(path: Path, name: str, reward: Any) -> Any:
         init_from=values.get("init_from"),
     )
 
+
+_GO_ON: dict[str, Callable[[list[str]], int]] = {"train": _run_train, "rl": run_rl}
+"""Commands that parse their own words, and that go on where they were interrupted."""
 
 if __name__ == "__main__":
     main()
