@@ -28,6 +28,8 @@ OPEN, CLOSED = -1.0, 1.0
 SETTLE_STEPS = 200
 """Steps of the physics in tens, after which the arm is at rest where episodes start."""
 MAX_EXPERT_STEPS = 400
+MAX_GOALS = 256
+"""Goal pictures kept in memory; a task with a random drawer never runs out of new ones."""
 
 Point = tuple[float, float, float]
 
@@ -176,6 +178,8 @@ class HoldEnv(PixelEnv):
         layout = self.goal_layout()
         key = (type(self), layout, self.camera, self.mirrored, self.height, self.width, self._render)
         if key not in _goals:
+            if len(_goals) >= MAX_GOALS:
+                _goals.clear()
             now = self._save()
             self._start(layout)
             pictures = []
