@@ -86,7 +86,7 @@ def test_every_recipe_survives(name: str) -> None:
     ("change", "message"),
     [
         ({"marign": 0.1}, "HoldCConfig has no field 'marign'; did you mean 'margin'"),
-        ({"zzz": 0.1}, "no field 'zzz'; it has variant, depth"),
+        ({"zzz": 0.1}, "no field 'zzz'; it has variant, network"),
         ({"depth": 19}, r"config.depth must be one of 14, 18, 34, 50; got 19"),
         ({"depth": "18"}, "config.depth must be one of"),
         ({"margin": "0.2"}, "config.margin must be .*float.*; got '0.2'"),
