@@ -17,6 +17,8 @@ averaged, images are not mirrored, and statistics are those of the whole batch, 
 scales: as coded, only frames up to 5 apart are ever compared, so that frames far apart stay unordered (the paper
 reports 0.62 Spearman). Here clips span a random part of the video, up to all of it, and the loss is the mean over
 radii of 2, 4 and 8 frames (negatives beyond 4, 8 and 16).
+
+Networks. The paper has a ResNet, trained from nothing, and a ViT, from weights of ImageNet-21k.
 """
 
 from __future__ import annotations

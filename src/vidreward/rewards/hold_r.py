@@ -13,6 +13,9 @@ Variants. `as_coded` is the released code. `fixed` draws half of the pairs with 
 scoring asks; measures the error in units of the mean time apart of the batch, so that the loss does not grow with the
 square of the video length; regresses through a Huber loss, whose gradient a long pause cannot dominate; and its recipe
 does not mirror images (wrong where left and right matter).
+
+Networks. The paper has two: a ResNet, which reads history and goal stacked on the channel axis, and a ViViT, in which
+the goal is one more time step.
 """
 
 from __future__ import annotations
