@@ -110,42 +110,64 @@ def train_policy(
     log.start(config.steps, min(progress.step, config.steps), "rl")
     with note_interrupts() as interrupted:
         if progress.step < config.steps:
-            collector.reset(seeds_for(config.seed, RESETS, progress.step, env.num_envs))
+            _reset(collector, config, progress)
         while progress.step < config.steps:
-            with progress.measure("act"):
-                collector.send(learner.act(collector.observation(), spaces_of(env)[1].shape[0]))
-            with progress.measure("update"):
-                learner.learn()
-            with progress.measure("environment"):
-                ended = collector.receive()
-            before, progress.step = progress.step, progress.step + env.num_envs
-            with progress.measure("reward"):
-                learner.store(ended)
+            before = progress.step
+            _step(collector, learner, progress)
             log.step(min(progress.step, config.steps))
             is_last = progress.step >= config.steps
             saves = is_last or _passes(config.checkpoint_every, before, progress.step)
-            evaluates = evaluate is not None and (is_last or _passes(config.eval_every, before, progress.step))
+            evaluates = is_last or _passes(config.eval_every, before, progress.step)
             if saves:
-                with progress.measure("update"):
-                    learner.learn()
+                learner.learn()
             if is_last or _passes(config.log_every, before, progress.step):
                 learner.log(log)
             if evaluate is not None and evaluates:
-                with progress.measure("evaluation"):
-                    _evaluate(evaluate, progress, log)
+                _evaluate(evaluate, progress, log)
             if saves:
-                with progress.measure("reward"):
-                    learner.store(collector.cut())
+                learner.store(collector.cut())
                 if saving is not None:
-                    learner.check_finite()
-                    with progress.measure("checkpoint"):
-                        saving.save(agent, replay, progress)
-                collector.reset(seeds_for(config.seed, RESETS, progress.step, env.num_envs))
+                    _save(saving, learner, progress)
+            if saves and not is_last:
+                _reset(collector, config, progress)
             if report is not None and (evaluates or saves):
                 report(progress)
             if interrupted.is_set() and not is_last:
                 raise KeyboardInterrupt(f"stopped after step {progress.step}, of which {progress.saved_step} are saved")
     return progress
+
+
+def _reset(collector: Collector, config: LoopConfig, progress: Progress) -> None:
+    """Begin new episodes, which depend on the seed and the step alone."""
+    with progress.measure("environment"):
+        collector.reset(seeds_for(config.seed, RESETS, progress.step, collector.env.num_envs))
+
+
+def _step(collector: Collector, learner: _Learner, progress: Progress) -> None:
+    """Take one step in every environment; the learner works on the steps before it meanwhile."""
+    with progress.measure("act"):
+        collector.send(learner.act(collector.observation(), spaces_of(collector.env)[1].shape[0]))
+    learner.learn()
+    with progress.measure("environment"):
+        ended = collector.receive()
+    progress.step += collector.env.num_envs
+    learner.store(ended)
+
+
+def _evaluate(evaluate: Callable[[int], PolicyScore], progress: Progress, log: Logger) -> None:
+    with progress.measure("evaluation"):
+        score = evaluate(progress.step)
+    progress.curve += (score,)
+    numbers = {name: value for name, value in asdict(score).items() if name not in ("step", "num_episodes")}
+    log.scalars(progress.step, {f"eval/{name}": value for name, value in numbers.items()})
+    log.message(f"step {progress.step}: {score}")
+
+
+def _save(saving: PolicySaving, learner: _Learner, progress: Progress) -> None:
+    """Write a checkpoint, of an agent that has not diverged."""
+    learner.check_finite()
+    with progress.measure("checkpoint"):
+        saving.save(learner.agent, learner.replay, progress)
 
 
 class _Learner:
@@ -176,19 +198,21 @@ class _Learner:
     def learn(self) -> None:
         """Make the updates that are due and not made yet; those due before the first episode ended are left out."""
         due = num_updates_due(self.settings, self.progress.step)
-        for number in range(self.progress.num_due, due):
-            if len(self.replay):
-                rng = generator_for(self.config.seed, BATCHES, number)
-                batch = self.replay.sample(self.settings.batch_size, rng)
-                self._scalars = self.agent.update(batch, self.progress.step)
-                self.progress.num_updates += 1
+        with self.progress.measure("update"):
+            for number in range(self.progress.num_due, due):
+                if len(self.replay):
+                    rng = generator_for(self.config.seed, BATCHES, number)
+                    batch = self.replay.sample(self.settings.batch_size, rng)
+                    self._scalars = self.agent.update(batch, self.progress.step)
+                    self.progress.num_updates += 1
         self.progress.num_due = due
 
     def store(self, ended: Sequence[Experience]) -> None:
         """Pay the episodes that ended, and give them to the replay."""
         kept = self.settings.observed
         for experience in ended:
-            payment = self.payer.pay(experience)
+            with self.progress.measure("reward"):
+                payment = self.payer.pay(experience)
             times_out = experience.finished and not self.settings.bootstrap_on_timeout
             self.replay.add_episode(
                 action=experience.action,
@@ -251,11 +275,3 @@ def num_updates_due(settings: AgentConfig, step: int) -> int:
 def _passes(every: int, before: int, now: int) -> bool:
     """Tell whether a multiple of a number lies in before+1..now."""
     return now // every > before // every
-
-
-def _evaluate(evaluate: Callable[[int], PolicyScore], progress: Progress, log: Logger) -> None:
-    score = evaluate(progress.step)
-    progress.curve += (score,)
-    numbers = {name: value for name, value in asdict(score).items() if name not in ("step", "num_episodes")}
-    log.scalars(progress.step, {f"eval/{name}": value for name, value in numbers.items()})
-    log.message(f"step {progress.step}: {score}")
