@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from numpy import ndarray
 
 pytest.importorskip("metaworld", reason="the metaworld extra is not installed")
 
+from vidreward.data import open_episodes
 from vidreward.envs.hold_arm import HoldEnv
 from vidreward.envs.hold_tasks import TASKS, DrawerOpen, Pushing, hold_task
+from vidreward.envs.record import RecordConfig, record_episodes
 
 NUM_ACTIONS = {"pushing": 2, "drawer-open": 2, "close-drawer": 5, "push-cup": 5, "turn-faucet": 5}
 HORIZONS = {"pushing": 100, "drawer-open": 200, "close-drawer": 60, "push-cup": 60, "turn-faucet": 60}
@@ -272,3 +275,19 @@ def test_unknown_reset_options_are_refused(envs: dict[str, HoldEnv]) -> None:
         envs["pushing"].reset(options={"layuot": 0.0})
     with pytest.raises(ValueError, match="there are none"):
         envs["push-cup"].reset(options={"layout": 0.0})
+
+
+@pytest.mark.slow
+def test_all_tasks_are_recorded_into_one_folder(tmp_path: Path) -> None:
+    record_episodes(tmp_path / "v", RecordConfig(env="hold", num_episodes=1, size=48, num_workers=1))
+    episodes = open_episodes(tmp_path / "v")
+    assert [episode.task for episode in episodes] == list(TASKS)
+    for episode in episodes:
+        assert episode.success
+        assert episode.fps == (10 if episode.task == "pushing" else 80)
+        state, action = episode.column("state"), episode.column("action")
+        assert state is not None
+        assert action is not None
+        assert (state.shape, action.shape) == ((episode.num_frames, 10), (episode.num_frames, 5))
+        first, last = episode.frames([0, episode.num_frames - 1]).astype(int)
+        assert np.abs(first - last).mean() > 1

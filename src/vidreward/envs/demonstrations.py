@@ -18,7 +18,8 @@ MAX_NOISE = 0.1
 """Standard deviation of the noise on an episode's actions is drawn from 0 to this, of 1."""
 STEPS_AFTER_SUCCESS = 8
 """Control steps that an expert goes on after it has succeeded, so that the end is seen."""
-MAX_FRAME_RATE = 40.0
+METAWORLD_STEPS_A_FRAME = 2
+"""Control steps (80 a second) between recorded frames; HOLD's short episodes are recorded step by step."""
 HOLD_WIDTHS = (10, 5)
 """States and actions of HOLD's tasks are recorded with so many numbers, zeros at the end: one folder may hold all."""
 
@@ -28,7 +29,8 @@ def play_metaworld(config: RecordConfig, task: str, failure: str | None, rng: np
     _check_no_failure(failure)
     cameras = config.cameras or ("corner2",)
     with closing(MetaWorld(task, camera=cameras[0], size=config.size, pixels=False, goals=False)) as env:
-        return _play(env, cameras, {"layout": int(rng.integers(NUM_LAYOUTS))}, rng)
+        layout = int(rng.integers(NUM_LAYOUTS))
+        return _play(env, cameras, {"layout": layout}, METAWORLD_STEPS_A_FRAME, rng)
 
 
 def play_hold(config: RecordConfig, task: str, failure: str | None, rng: np.random.Generator) -> Recording:
@@ -36,7 +38,7 @@ def play_hold(config: RecordConfig, task: str, failure: str | None, rng: np.rand
     _check_no_failure(failure)
     cameras = config.cameras or ("original",)
     with closing(hold_task(task)(camera=cameras[0], size=config.size, pixels=False, goals=False)) as env:
-        recording = _play(env, cameras, {}, rng)
+        recording = _play(env, cameras, {}, 1, rng)
     columns = dict(recording.columns)
     for name, width in (("state", HOLD_WIDTHS[0]), ("action", HOLD_WIDTHS[1])):
         columns[name] = np.pad(columns[name], ((0, 0), (0, width - columns[name].shape[1])))
@@ -49,11 +51,13 @@ def _check_no_failure(failure: str | None) -> None:
 
 
 def _play(
-    env: MetaWorld | HoldEnv, cameras: tuple[str, ...], options: dict[str, Any], rng: np.random.Generator
+    env: MetaWorld | HoldEnv,
+    cameras: tuple[str, ...],
+    options: dict[str, Any],
+    steps_a_frame: int,
+    rng: np.random.Generator,
 ) -> Recording:
-    """Play an episode until a little after its success, and draw up to 40 frames a second; the last is the goal."""
-    rate = env.metadata["render_fps"]
-    steps_a_frame = int(np.ceil(rate / MAX_FRAME_RATE))
+    """Play an episode until a little after its success; the last frame is the goal."""
     assert env.action_space.shape is not None
     noise, num_actions = float(rng.uniform(0.0, MAX_NOISE)), env.action_space.shape[0]
     observation, info = env.reset(seed=int(rng.integers(2**31)), options=options)
@@ -77,4 +81,6 @@ def _play(
     }
     frames = {camera: np.stack([row[0][camera] for row in rows]) for camera in cameras}
     goal = frames[cameras[0]][-1]
-    return Recording(frames, goal, bool(info["success"]), rate / steps_a_frame, columns, {"layout": layout})
+    return Recording(
+        frames, goal, bool(info["success"]), env.metadata["render_fps"] / steps_a_frame, columns, {"layout": layout}
+    )

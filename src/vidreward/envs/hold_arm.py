@@ -105,7 +105,7 @@ class HoldEnv(PixelEnv):
             action_space=spaces.Box(-1.0, 1.0, (len(self.axes),), np.float32),
             state_dim=self.state_dim,
             size=self.original_size if size is None else size,
-            control_rate=1 / (self.arm.num_substeps * self.model.opt.timestep),
+            control_rate=round(1 / (self.arm.num_substeps * self.model.opt.timestep), 6),
             max_steps=self.horizon if max_steps is None else max_steps,
             action_repeat=action_repeat,
             pixels=pixels,
