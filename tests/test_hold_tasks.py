@@ -284,7 +284,7 @@ def test_all_tasks_are_recorded_into_one_folder(tmp_path: Path) -> None:
     assert [episode.task for episode in episodes] == list(TASKS)
     for episode in episodes:
         assert episode.success
-        assert episode.fps == (10 if episode.task == "pushing" else 80)
+        assert episode.fps == pytest.approx(10 if episode.task == "pushing" else 80)
         state, action = episode.column("state"), episode.column("action")
         assert state is not None
         assert action is not None
