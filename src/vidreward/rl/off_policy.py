@@ -242,14 +242,14 @@ class _Learner:
         Raises:
             TrainingDivergedError: One is not finite.
         """
-        numbers = {f"agent/{name}": value for name, value in to_floats(self._scalars).items()}
+        numbers = to_floats(self._scalars)
         bad = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
         if bad:
             raise TrainingDivergedError(
                 f"after step {self.progress.step}, {' and '.join(bad)}; look at the size of the rewards, or lower "
                 "the agent's learning rate"
             )
-        return numbers
+        return {f"agent/{name}": value for name, value in numbers.items()}
 
     def _remember(self, experience: Experience, payment: Payment) -> None:
         self._recent["success"].append(float(experience.success.any()))
