@@ -16,28 +16,35 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from clips import write_clips
 from dots import dot_episodes
 from vidreward.augment import Augment, augment_batch, augment_frames
-from vidreward.checkpoint import Description, RunFolder, load
+from vidreward.checkpoint import Description, RunFolder, load, save_checkpoint, start_from
 from vidreward.data.encode import write_video
 from vidreward.data.sampler import SampledFrames
+from vidreward.jobs import train
 from vidreward.log import Logger
+from vidreward.nets.batch_norm import ClipBatchNorm2d
 from vidreward.rewards.hold_c import HoldC, HoldCConfig, recipe
-from vidreward.train import Saving, TrainingDivergedError, fit, validate
+from vidreward.rewards.hold_r import HoldR, HoldRConfig
+from vidreward.run_config import check_config
+from vidreward.train import LossWatch, Saving, TrainingDivergedError, fit, validate
 from vidreward.train_config import FitConfig
 from vidreward.types import DataSpec, Episode, EpisodeInfo, Pick, Video
 
 CONFIG = HoldCConfig(depth=14, num_filters=4, num_frames=8, embedding_dim=4, augment=Augment(zoom=(1, 1.2), hue=0.5))
+HOLD_R = HoldRConfig(depth=14, num_filters=4)
 SPEC = DataSpec(height=32, width=32, fps=10.0)
 FIT = FitConfig(steps=12, batch_size=2, lr=1e-3, checkpoint_every=5, log_every=4, val_every=6, device="cpu")
 QUIET = Logger(None, quiet=True)
 
 
-def make_model() -> HoldC:
+def make_model(config: HoldCConfig = CONFIG) -> HoldC:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return HoldC(CONFIG)
+        return HoldC(config)
 
 
 def saving_in(folder: Path, fingerprint: str = "data") -> Saving:
@@ -123,6 +130,65 @@ def test_divergence_names_the_episodes_and_spares_the_weights() -> None:
     with pytest.raises(TrainingDivergedError, match=r"step 0.*dots-0-\d, dots-0-\d"):
         fit(model, dot_episodes(3), FIT, QUIET)
     assert torch.equal(before, model.network.fc.weight)
+
+
+def test_losses_are_looked_at_late_but_named_exactly() -> None:
+    """As on a GPU, which nobody waits for at every step."""
+    watch = LossWatch(every=4)
+    for step, loss in enumerate([1.0, 2.0, float("inf")]):
+        watch.add(step, torch.tensor(loss), (f"episode {step}",))
+    with pytest.raises(TrainingDivergedError, match="the loss is inf at step 2, on episodes episode 2;"):
+        watch.add(3, torch.tensor(float("nan")), ("episode 3",))
+    watch.add(4, torch.tensor(float("nan")), ("episode 4",))
+    with pytest.raises(TrainingDivergedError, match="step 4"):
+        watch.check()
+    watch.check()
+
+
+class InfiniteGradient(HoldC):
+    """Has a finite loss, whose gradient is not."""
+
+    def loss(self, batch, agent=None):  # type: ignore[no-untyped-def]
+        loss, scalars = super().loss(batch, agent)
+        return loss + (self.network.fc.bias[0] - self.network.fc.bias[0].detach()).abs().sqrt(), scalars
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match="weights are not finite after step 0"):
+        fit(InfiniteGradient(CONFIG), dot_episodes(3), replace(FIT, steps=1), QUIET, saving=saving_in(tmp_path))
+    assert not (tmp_path / "last").exists()
+
+
+def test_training_starts_from_given_weights(tmp_path: Path) -> None:
+    """Weights and running statistics come along; what describes the videos at hand stays."""
+    trained = fit(HoldR(HOLD_R, mean_fps=8.0), dot_episodes(3), replace(FIT, steps=2), QUIET)
+    description = Description(reward="hold_r", config=HOLD_R, data=SPEC, preprocessing={"size": 32})
+    save_checkpoint(tmp_path / "given", trained, description, provenance={})
+    model = HoldR(HOLD_R, mean_fps=12.0)
+    start_from(model, str(tmp_path / "given"))
+    for name, tensor in trained.state_dict().items():
+        if name.startswith("network."):
+            assert torch.equal(tensor, model.state_dict()[name]) or name.endswith("num_batches_tracked"), name
+    assert (model.mean_fps, model.normalizer) == (12.0, 1.0)
+    with pytest.raises(ValueError, match=r"network.fc.weight is .*, the model has"):
+        start_from(make_model(), str(tmp_path / "given"))
+    with pytest.raises(ValueError, match="HoldC has no published weights"):
+        start_from(make_model(), "no_such_thing")
+
+
+def test_a_run_notes_where_it_started_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDREWARD_CACHE", str(tmp_path / "cache"))
+    debug = recipe("debug")
+    data, how = replace(debug.data, path=str(write_clips(tmp_path / "videos", 3))), replace(debug.fit, steps=1)
+    given = replace(debug, data=data, fit=how, out=tmp_path / "given")
+    train(given, reward="hold_c", quiet=True)
+    # a rate of nearly nothing, and another seed: the weights can only be those given
+    config = replace(given, fit=replace(how, lr=1e-30, seed=1), out=tmp_path / "run", init_from=str(tmp_path / "given"))
+    train(config, reward="hold_c", quiet=True)
+    name = "network.layer4.0.conv1.weight"
+    assert torch.equal(weights(tmp_path / "run")[name], weights(tmp_path / "given")[name])
+    with pytest.raises(ValueError, match=r"init_from was '.*given', is None"):
+        check_config(replace(config, init_from=None), "hold_c")
 
 
 def test_validation_is_the_same_each_time() -> None:
@@ -228,6 +294,44 @@ def test_zoom_stays_inside_the_picture() -> None:
     assert zoomed[..., -1].float().mean() == pytest.approx(150, abs=5)
 
 
+# --- compiled --------------------------------------------------------------------------------------------------------
+
+
+class SmallNetwork(nn.Module):
+    """Small enough to be compiled in a test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, 2, 1, bias=False)
+        self.norm = ClipBatchNorm2d(4)
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, images: torch.Tensor, num_clips: int | None = None) -> torch.Tensor:
+        x = images.contiguous(memory_format=torch.channels_last).float() / 255
+        return self.fc(torch.relu(self.norm(self.conv(x), num_clips)).mean((2, 3)))
+
+
+@pytest.mark.slow
+def test_compiled_training_equals_eager() -> None:
+    how = replace(FIT, steps=3, optimizer="momentum_bf16", precision="fp32")
+    config = replace(CONFIG, variant="as_coded")
+    states = []
+    for compiled in (None, False, True):
+        model = make_model(config)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model.network = SmallNetwork()  # type: ignore[assignment]
+        if compiled is not None:
+            fit(model, dot_episodes(4), replace(how, compile=compiled), QUIET)
+        states.append(model.state_dict())
+    start, eager, compiled_ = states
+    for name, tensor in eager.items():
+        if tensor.is_floating_point():
+            change = float((tensor - start[name]).abs().max())
+            assert float((compiled_[name] - tensor).abs().max()) <= 1e-3 * change + 1e-7, name
+    assert not torch.equal(start["network.conv.weight"], eager["network.conv.weight"])
+
+
 # --- killed for real -------------------------------------------------------------------------------------------------
 
 
@@ -275,5 +379,5 @@ def test_training_killed_at_ten_random_moments_gives_identical_weights(tmp_path:
 
 def test_recipes_exist() -> None:
     assert recipe().fit.steps > recipe("debug").fit.steps
-    with pytest.raises(ValueError, match="default, topdown, paper, debug"):
+    with pytest.raises(ValueError, match="there are default, topdown, paper"):
         recipe("fast")

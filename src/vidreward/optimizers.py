@@ -42,17 +42,20 @@ class MomentumBf16(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, all of a group at once: few calls, which a GPU waits for."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
-                momentum = state["momentum"].to(parameter.dtype).mul_(group["momentum"]).add_(parameter.grad)
-                parameter.sub_(momentum, alpha=group["lr"])
-                state["momentum"] = momentum.to(torch.bfloat16)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
+            stored = [self.state[parameter]["momentum"] for parameter in parameters]
+            momenta = [old.to(parameter.dtype) for old, parameter in zip(stored, parameters, strict=True)]
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, [parameter.grad for parameter in parameters])
+            torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
+            torch._foreach_copy_(stored, momenta)
 
 
 def make_optimizer(
