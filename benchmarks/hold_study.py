@@ -26,7 +26,7 @@ from numpy import ndarray
 from vidreward.augment import JITTER, TOP_DOWN
 from vidreward.envs.record import RecordConfig, record_episodes
 from vidreward.evaluate import EvaluateConfig
-from vidreward.files import write_json_atomic, write_text_atomic
+from vidreward.files import write_text_atomic
 from vidreward.jobs import evaluate_hold_run, train
 from vidreward.rewards import load_module
 from vidreward.train_config import TrainConfig
@@ -132,11 +132,11 @@ def run(world: World, method: Method, seed: int, /) -> None:
         evaluation.print()
         rows = [json.loads(line) for line in (out / "hold_videos.jsonl").read_text().splitlines()]
         tables = json.loads(written.read_text())["table"]
-        controls = {name: table for name, table in tables.items() if name != "model"}
+        controls = {name: control(table) for name, table in tables.items() if name != "model"}
         splits[split] = {"videos": [measures(row) for row in rows], "controls": controls}
     settings = {"steps": config.fit.steps, "batch_size": config.fit.batch_size, "lr": config.fit.lr}
     cell = {"world": world, "method": method, "seed": seed, "fit": settings, "splits": splits}
-    write_json_atomic(target, cell)
+    write_text_atomic(target, json.dumps(cell, separators=(",", ":")) + "\n")
 
 
 def configure(world: World, method: Method, seed: int) -> TrainConfig:
@@ -165,6 +165,17 @@ def measures(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": row["id"], **found}
 
 
+def control(table: Mapping[str, Any]) -> dict[str, float | None]:
+    """Keep of a control its value in every column: Spearman over videos, the rest over frames."""
+    found = {}
+    for definition, metric in COLUMNS:
+        by = "by_video" if metric == "spearman" else "by_frame"
+        estimate = table["as_coded" if definition == "as_coded" else f"corrected_{by}"].get(metric)
+        if estimate is not None:
+            found[f"{definition}/{metric}"] = estimate["value"]
+    return found
+
+
 def run_all(seeds: tuple[int, ...] = (0, 1, 2), worlds: tuple[World, ...] = get_args(World)) -> None:
     """Run every cell that is missing, seed by seed."""
     for seed in seeds:
@@ -175,7 +186,7 @@ def run_all(seeds: tuple[int, ...] = (0, 1, 2), worlds: tuple[World, ...] = get_
 
 def table() -> None:
     """Write docs/results/hold.md."""
-    parts = [(RESULTS / "head.md").read_text()]
+    parts = [(RESULTS / "head.txt").read_text()]
     for world in get_args(World):
         for split in SPLITS:
             parts += [f"## {world}: {split.replace('-', ' ')}\n"]
@@ -196,19 +207,12 @@ def _table(world: World, split: str, definition: str) -> str:
         values = [_interval(seeds, "/".join(key), by_video=key[1] == "spearman") for key in columns]
         lines.append(f"| {method} ({len(cells)} seeds) | " + " | ".join(values) + " |")
         found = cells[0]["splits"][split]["controls"]
-        if not controls or len(found["clock"]["as_coded"]) > len(controls["clock"]["as_coded"]):
+        if not controls or len(found["clock"]) > len(controls["clock"]):
             controls = found  # those that are measured in time have every column
     for name, found in controls.items():
-        estimates = _control(found, definition)
-        values = [_number((estimates.get(metric) or {}).get("value")) for _, metric in columns]
+        values = [_number(found.get("/".join(key))) for key in columns]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _control(found: Mapping[str, Any], definition: str) -> dict[str, Any]:
-    if definition == "as_coded":
-        return dict(found["as_coded"])
-    return {**found["corrected_by_frame"], "spearman": found["corrected_by_video"]["spearman"]}
 
 
 def _interval(seeds: Sequence[Sequence[Mapping[str, Any]]], key: str, *, by_video: bool) -> str:
