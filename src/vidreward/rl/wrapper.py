@@ -86,10 +86,9 @@ class VideoReward(gymnasium.vector.VectorWrapper):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset all environments, or those of `options["reset_mask"]`, and score their first frames."""
-        mask = np.ones(self.num_envs, dtype=bool) if options is None else options.get("reset_mask", None)
-        mask = np.ones(self.num_envs, dtype=bool) if mask is None else mask
+        mask = (options or {}).get("reset_mask")  # read now: Gymnasium takes it out of the options
+        started = list(range(self.num_envs)) if mask is None else [int(row) for row in np.flatnonzero(mask)]
         observation, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        started = [int(row) for row in np.flatnonzero(mask)]
         frames, states = self._read(observation)
         self._begin(started, info)
         self._ended[started] = False
