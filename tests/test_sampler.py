@@ -12,7 +12,7 @@ import torch
 from clips import break_frame, write_clips
 from dots import dot_episodes
 from vidreward.data import EpisodeSet, build_cache, open_episodes
-from vidreward.data.readable import keep_readable, use_readable
+from vidreward.data.readable import cache_what_fits, how_read, keep_readable, use_readable, without_broken
 from vidreward.data.sampler import Batch, SampledFrames, default_num_workers
 from vidreward.data.sources import UnreadableError
 from vidreward.rewards.hold_c import HoldC, HoldCConfig
@@ -138,6 +138,34 @@ def test_calibration_goes_on_with_the_neighbour_of_a_broken_episode(folders: tup
     assert used == ["clip1.mp4", "clip2.mp4", "clip5.mp4", "clip7.mp4"]
     with pytest.raises(UnreadableError):
         use_readable(look_at_some, [episodes[3], episodes[3]], lambda *_: None)
+
+
+def test_frames_that_do_not_fit_into_the_cache_are_read_from_the_videos(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    episodes = open_episodes(folders[1])
+    num_bytes = 8 * NUM_FRAMES * 3 * 32 * 32
+    for limit_gb in (0.0, num_bytes / 1e9 - 1e-6):
+        assert cache_what_fits(episodes, tmp_path / "cache", limit_gb=limit_gb) is episodes
+    assert not (tmp_path / "cache").exists()
+    assert how_read(episodes, 0, 3) == (
+        "the frames take 0.000295 GB decoded, not kept (--data.cache-gb 0): each step decodes what it needs from the "
+        "videos, on 3 threads; with --data.cache-gb 0.001 they are decoded once"
+    )
+    assert "more than --data.cache-gb 0.0002:" in str(how_read(episodes, 0.0002, None))
+    cached = cache_what_fits(episodes, tmp_path / "cache", limit_gb=num_bytes / 1e9)
+    assert how_read(cached, 20, None) is None
+    streamed = SampledFrames(episodes.filter(lambda episode: episode.id != "clip3.mp4"), MODEL, 4, seed=1)
+    for step in range(3):
+        assert same(SampledFrames(cached, MODEL, 4, seed=1).batch(step), streamed.batch(step))
+
+
+def test_an_evaluation_is_told_what_is_broken(folders: tuple[Path, Path]) -> None:
+    whole, broken = (open_episodes(folder) for folder in folders)
+    assert without_broken(whole) is whole
+    left = without_broken(broken)
+    assert len(left) == 7
+    assert [(entry.file, entry.reason[:18]) for entry in left.quarantine] == [("clip3.mp4", "decoding fails aft")]
 
 
 def test_how_many_threads_read(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,12 +146,12 @@ def fit[M: LearnedRewardModel](
         rank=processes.rank(),
         num_processes=processes.count(),
     )
+    log.start(config.steps, start)
     if processes.is_main():
         validation = keep_readable(validation[: config.val_episodes], note)
     num_workers = config.num_workers or default_num_workers(episodes)
     compute_loss = torch.compile(model.loss) if config.compile else model.loss
     watch = LossWatch(1 if device.type == "cpu" else config.log_every)
-    log.start(config.steps, start)
     with note_interrupts() as interrupted, torch.random.fork_rng(_devices(device)):
         batches = sampler.batches(start, config.steps, num_workers=num_workers)
         for done, batch in enumerate(batches, start + 1):
