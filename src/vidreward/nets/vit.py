@@ -51,7 +51,7 @@ class ViTConfig:
 
 TINY = ViTConfig(width=32, num_heads=2, mlp_dim=64, num_layers=2, patch_size=8, position_std=1.0)
 """Seconds on a CPU, for tests."""
-SMALL = ViTConfig(width=96, num_heads=3, mlp_dim=192, num_layers=3, patch_size=8)
+SMALL = ViTConfig(width=96, num_heads=3, mlp_dim=192, num_layers=3, patch_size=8, position_std=1.0)
 """For frames of 64 px on a CPU."""
 BASE = ViTConfig(width=768, num_heads=12, mlp_dim=3072, num_layers=12, patch_size=16)
 """ViT-B/16; which size HOLD used is not published."""

@@ -68,7 +68,14 @@ TINY = ViViTConfig(
 )
 """Seconds on a CPU, for tests."""
 SMALL = ViViTConfig(
-    width=96, num_heads=3, mlp_dim=192, num_spatial_layers=3, num_temporal_layers=2, patch_size=8, drop_path=0.1
+    width=96,
+    num_heads=3,
+    mlp_dim=192,
+    num_spatial_layers=3,
+    num_temporal_layers=2,
+    patch_size=8,
+    drop_path=0.1,
+    position_std=1.0,
 )
 """For frames of 64 px on a CPU."""
 BASE = ViViTConfig(width=768, num_heads=12, mlp_dim=3072, num_spatial_layers=12, num_temporal_layers=4, patch_size=16)
