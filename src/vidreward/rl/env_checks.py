@@ -66,8 +66,9 @@ def check_models(
 ) -> None:
     """Check that the pictures and the rest of the observation are what the models were trained on."""
     camera = env.metadata.get("camera")
-    if camera is None:  # a synchronous environment's can be asked; asking a process for what it lacks ends it
-        camera = getattr(next(iter(getattr(env.unwrapped, "envs", ())), None), "camera", None)
+    singles = getattr(env.unwrapped, "envs", ())
+    if camera is None and singles:  # a process cannot be asked: what it lacks ends it
+        camera = getattr(singles[0].unwrapped, "camera", None)
     assert isinstance(env.single_observation_space, spaces.Dict)
     for term in terms:
         trained_on = term.model.frame_size
@@ -80,10 +81,9 @@ def check_models(
             raise ValueError(f"{term.name} reads the robot's state, and the observation has no 'state'")
         if term.model.inputs.goal == "state":
             raise ValueError(f"{term.name} needs a goal state, which VideoReward cannot give; label episodes instead")
-        cameras = () if term.data is None else term.data.cameras
-        known = camera is not None and cameras not in ((), ("default",))
-        if known and camera not in cameras and not any_camera:
+        trained = "default" if term.data is None else term.data.cameras[0]  # the first is the one that is looked at
+        if camera is not None and trained not in ("default", camera) and not any_camera:
             raise ValueError(
-                f"the environment's camera is {camera!r} and {term.name} was trained on {', '.join(cameras)}; make the "
+                f"the environment's camera is {camera!r} and {term.name} was trained on {trained!r}; make the "
                 "environment with that camera, or give VideoReward(..., any_camera=True)"
             )
