@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -391,12 +392,12 @@ def test_asynchronous_environments_change_nothing(tmp_path: Path) -> None:
 
 WORDS = """tabletop/reach --steps 1200 --checkpoint-every 100 --eval-every 300 --eval-episodes 2 --eval-videos 0
 --log-every 20 --env.max-steps 25 --env.num-envs 2 --env.size 32 --reward pixels --agent.start-steps 100
---agent.update-after 100 --agent.hidden-dims 16 16 --agent.batch-size 16""".split()
+--agent.update-after 100 --agent.hidden-dims 16 16 --agent.batch-size 16"""
 
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "vidreward", "rl", *WORDS, "--out", str(out)]
+    words = [sys.executable, "-m", "vidreward", "rl", *shlex.split(WORDS), "--out", str(out)]
     return subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

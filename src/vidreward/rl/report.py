@@ -172,7 +172,7 @@ def _steps_table(groups: Groups, metric: Metric, threshold: float, seed: int) ->
                 f"{steps.value:,.0f}",
                 f"{steps.low:,.0f} to {steps.high:,.0f}",
                 f"{need.num_reached} of {need.num_runs}{budget}",
-                compare_steps(need, needs[BASELINE]) if BASELINE in needs else "",
+                "" if method == BASELINE or BASELINE not in needs else compare_steps(need, needs[BASELINE]),
             )
             rows.append(row)
     return _table(head, rows, numbers=(2, 3))
