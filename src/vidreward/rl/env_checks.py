@@ -81,7 +81,8 @@ def check_models(
             raise ValueError(f"{term.name} reads the robot's state, and the observation has no 'state'")
         if term.model.inputs.goal == "state":
             raise ValueError(f"{term.name} needs a goal state, which VideoReward cannot give; label episodes instead")
-        trained = "default" if term.data is None else term.data.cameras[0]  # the first is the one that is looked at
+        cameras = () if term.data is None else term.data.cameras
+        trained = next(iter(cameras), "default")  # the first is the one that was looked at
         if camera is not None and trained not in ("default", camera) and not any_camera:
             raise ValueError(
                 f"the environment's camera is {camera!r} and {term.name} was trained on {trained!r}; make the "
