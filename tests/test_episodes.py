@@ -404,7 +404,10 @@ def test_splits_are_stable_and_honour_the_metadata(tmp_path: Path) -> None:
         episodes.split(1.0)
     rows = [{"file_name": f"{k}.mkv", "split": ("train", "val", "test", "")[k % 4]} for k in range(40)]
     write_jsonl(tmp_path / "data" / "metadata.jsonl", *rows)
-    train, val = open_episodes(tmp_path / "data").split(0.5)
+    declared = open_episodes(tmp_path / "data")
+    assert [Path(e.id).stem for e in declared.held_out()] == [str(k) for k in range(40) if k % 4 == 1]
+    assert len(episodes.held_out()) == len(episodes), "no split is named there"
+    train, val = declared.split(0.5)
     assert {int(e.id.removesuffix(".mkv")) % 4 for e in val} == {1}
     assert {int(e.id.removesuffix(".mkv")) % 4 for e in train} == {0, 3}
 

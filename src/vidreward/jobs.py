@@ -35,7 +35,7 @@ from vidreward.data.readable import cache_what_fits, how_read, without_broken
 from vidreward.data.sources import UnreadableError
 from vidreward.evaluate import EvaluateConfig, Evaluation, evaluate
 from vidreward.evaluate.controls import Scorer
-from vidreward.evaluate.hold_protocol import evaluate_hold, validation_split
+from vidreward.evaluate.hold_protocol import evaluate_hold
 from vidreward.evaluate.hold_store import VideoResults, checkpoint_key
 from vidreward.evaluate.hold_table import HoldEvaluation
 from vidreward.evaluate.outputs import ScoredEpisode, write_scores
@@ -222,6 +222,8 @@ def evaluate_run(
 ) -> tuple[Evaluation, Path]:
     """Measure a trained model on a folder of videos; writes evaluation.json and report.html.
 
+    Where the data names a validation split (Something-Something v2 does), only that is measured.
+
     Returns:
         The evaluation, and the path of the report.
 
@@ -231,7 +233,8 @@ def evaluate_run(
     folder = evaluation_folder(model_path) if out is None else out
     check_out(folder)
     model = load_trained(model_path, device=device, model_file=model_file)
-    episodes = without_broken(open_like_training(model_path, data, camera=config.camera, model_file=model_file))
+    opened = open_like_training(model_path, data, camera=config.camera, model_file=model_file)
+    episodes = without_broken(opened.held_out())
     check_tasks(episodes, config.unseen_tasks)
     evaluation, scored = evaluate_model(model, episodes, config, name=str(model_path))
     evaluation.write(folder / "evaluation.json")
@@ -267,11 +270,10 @@ def evaluate_hold_run(
     check_out(folder)
     checkpoint = find_checkpoint(model_path)
     model = load_trained(checkpoint, device=device, model_file=model_file)
-    episodes = open_like_training(checkpoint, data, camera=config.camera, model_file=model_file)
+    episodes = open_like_training(checkpoint, data, camera=config.camera, model_file=model_file).held_out()
     results = VideoResults(folder / "hold_videos.jsonl", checkpoint_key(checkpoint, model_file))
     left_out = {entry.file: entry.reason for entry in episodes.quarantine}
-    held_out = validation_split(episodes)
-    evaluation = evaluate_hold(model, held_out, config, name=str(model_path), results=results, left_out=left_out)
+    evaluation = evaluate_hold(model, episodes, config, name=str(model_path), results=results, left_out=left_out)
     return evaluation, evaluation.write(folder / "hold.json")
 
 

@@ -126,6 +126,11 @@ class EpisodeSet(Sequence[Episode]):
         train = self.subset(episode for episode in pool if episode.id not in held_out)
         return train, self.subset(episode for episode in pool if episode.id in held_out)
 
+    def held_out(self) -> EpisodeSet:
+        """Keep the episodes that the metadata calls "validation", which training never sees; all where none is."""
+        validation = [episode for episode in self if episode.info.metadata.get("split") == "validation"]
+        return self.subset(validation or self)
+
     def fingerprint(self) -> str:
         """Identify ids, labels, per-frame truth and the content of every file; it changes when any of them does."""
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:

@@ -95,11 +95,6 @@ def evaluate_hold(
     return _summarise(model, measured, predictions, config, name=name, results=results, left_out=omitted)
 
 
-def validation_split(episodes: Sequence[Episode]) -> Sequence[Episode]:
-    """Keep the episodes that the metadata calls "validation", as the paper did; all where it calls none so."""
-    return [episode for episode in episodes if episode.info.metadata.get("split") == "validation"] or episodes
-
-
 def predict_distances(model: RewardModel, episode: Episode) -> Float[ndarray, " T-1"]:
     """Predict the distance of every frame but the last to the last.
 
