@@ -1,5 +1,6 @@
 """The benchmarks run, and both sides of each do the same work; how fast is for `make bench`."""
 
+import json
 import math
 from pathlib import Path
 
@@ -115,3 +116,17 @@ def test_ratio_is_the_median_of_neighbouring_measurements(monkeypatch: pytest.Mo
     # slow then fast: 4 s and 2 s; fast then slow: 1 s and 6 s; slow then fast: 3 s and 3 s
     assert (ratio.ratio, ratio.lowest, ratio.highest) == (2.0, 1.0, 6.0)
     assert ratio.rates == {"slow": 3.0, "fast": 6.0}
+
+
+@pytest.mark.parametrize("piece", ["hold_c_resnet50", "hold_r_vivit_l"])
+def test_training_for_the_gpu_runs_in_miniature(tmp_path: Path, piece: str) -> None:
+    from gpu_train import GpuConfig, main
+
+    path = main(GpuConfig(piece=piece, seconds=0.5, device="cpu", tiny=True, out=tmp_path))
+    result = json.loads(path.read_text())
+    images_in_a_step = {"hold_c_resnet50": 2 * 6, "hold_r_vivit_l": 2 * 4}[piece]
+    assert result["images_per_second"] == pytest.approx(images_in_a_step * result["steps_per_second"])
+    assert 0 < result["share_of_matrix_rate"] < 1
+    assert 0 <= result["share_of_time_waiting_for_data"] < 1
+    assert result["slower_than_without_reading"] < 1
+    assert ("rate_beside_plain_batch_norm" in result) == (piece == "hold_c_resnet50")
