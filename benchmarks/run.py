@@ -25,7 +25,7 @@ from measure import Ratio, machine, show, use_cores, write
 from render_speed import rendering
 from reward_overhead import reward_overhead
 from scoring_speed import against_loop, against_parts
-from training_speed import training_step
+from training_speed import training_loop, training_step
 from videos import LONG_GOP, SHORT_GOP
 from vidreward.train import choose_device
 
@@ -77,6 +77,10 @@ def measurements(folder: Path, device: torch.device) -> dict[Group, list[Callabl
         "training": [
             lambda: training_step(device, method="hold_r"),
             lambda: training_step(device, method="hold_c"),
+            lambda: training_loop(folder, device, method="hold_r", size=64),
+            lambda: training_loop(folder, device, method="hold_r", size=128),
+            lambda: training_loop(folder, device, method="hold_c", size=64),
+            lambda: training_loop(folder, device, method="hold_c", size=128),
         ],
         "decoding": [
             lambda: one_pass(folder, gop=LONG_GOP),

@@ -96,6 +96,17 @@ def test_training_steps_run(method: str) -> None:
     assert 0 < result.ratio < math.inf
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["hold_c", "hold_r"])
+def test_training_loops_run(tmp_path: Path, method: str) -> None:
+    from training_speed import training_loop
+
+    small = {"size": 32, "source": SMALL, "batch_size": 2, "num_episodes": 2, "num_frames": 40}
+    # no processes: a test has threads, and must not fork
+    result = training_loop(tmp_path, CPU, method=method, **small, num_steps=1, num_workers=0, num_repetitions=1)  # type: ignore[arg-type]
+    assert 0 < result.ratio < math.inf
+
+
 @pytest.mark.parametrize("method", ["hold_c", "hold_r"])
 def test_what_a_reward_adds_is_measured(method: str) -> None:
     from reward_overhead import reward_overhead
