@@ -398,7 +398,12 @@ WORDS = """tabletop/reach --steps 1200 --checkpoint-every 100 --eval-every 300 -
 def start(out: Path) -> subprocess.Popen[bytes]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "vidreward", "rl", *shlex.split(WORDS), "--out", str(out)]
-    return subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with out.with_suffix(".said").open("a") as said:
+        return subprocess.Popen(words, env=env, stdout=said, stderr=said)
+
+
+def finish(out: Path) -> None:
+    assert start(out).wait(timeout=600) == 0, out.with_suffix(".said").read_text()[-3000:]
 
 
 def last_step(out: Path) -> int:
@@ -408,7 +413,7 @@ def last_step(out: Path) -> int:
 
 @pytest.mark.slow
 def test_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
-    assert start(tmp_path / "whole").wait(timeout=600) == 0
+    finish(tmp_path / "whole")
     out, rng, num_kills = tmp_path / "cut", random.Random(0), 0
     # progress decides when to kill, not the clock of a busy machine
     for goal in sorted(rng.sample(range(60, 1100), 4)):
@@ -425,7 +430,7 @@ def test_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Pat
         if newest is not None:
             load_file(newest / "agent.safetensors")  # never half a checkpoint
     assert num_kills >= 3
-    assert start(out).wait(timeout=600) == 0
+    finish(out)
     first, second = ((newest_policy(each) or each) for each in (tmp_path / "whole", out))
     assert first.name == second.name == "step-000001200"
     for name in ("agent.safetensors", "replay.safetensors", "config.json"):
