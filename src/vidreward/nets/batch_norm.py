@@ -45,9 +45,9 @@ class ClipBatchNorm2d(nn.BatchNorm2d):
     def _normalise_each(self, x: Tensor, num_clips: int) -> tuple[Tensor, Tensor, Tensor]:
         """Normalise clip after clip by torch's kernel, which reads each once for both statistics.
 
-        Eagerly that beats one pass of elementary operations over all clips, each of which reads and writes the whole
-        batch: for 8 clips of 32 frames at 64 px on a CPU, a ResNet-18's layers took 214 ms against 393 ms, forward
-        and backward. A compiler fuses the operations, and would unroll this loop.
+        Eagerly that beats elementary operations on all clips at once, each of which reads and writes the whole batch:
+        the layers of a ResNet-50 on 8 clips of 32 frames at 64 px took 1.1 s against 4.6 s on one core, forward and
+        backward (in bfloat16 0.8 s against 11 s). A compiler fuses the operations, and would unroll this loop.
         """
         means = torch.zeros(num_clips, self.num_features, device=x.device)
         variances = torch.zeros_like(means)
