@@ -16,11 +16,10 @@ from vidreward.files import write_text_atomic
 from vidreward.rl.curve_plots import Bands, plot_learning_curves
 from vidreward.rl.curves import Band, Estimate, aggregate, estimate, steps_to
 from vidreward.rl.results import Metric, RunResult, group_by_task, list_methods, read_results
+from vidreward.rl.rl_config import ENV_REWARD
 
 METRICS: tuple[Metric, ...] = ("success_any", "success_last", "env_return")
 ALL_TASKS = "all tasks"
-BASELINE = "env reward"
-"""Method that the others' steps are compared with."""
 MAX_VIDEO_BYTES = 24_000_000
 """Of all embedded videos together."""
 
@@ -159,11 +158,12 @@ def _intro(results: Sequence[RunResult], methods: Sequence[str]) -> str:
 
 def _steps_table(groups: Groups, metric: Metric, threshold: float, seed: int) -> str:
     """Lay out how many steps each method needs, and how many times fewer than the environment's reward alone."""
-    head = ("task", "method", "steps", "interval", "runs that reached it", f"times fewer than {BASELINE}")
+    head = ("task", "method", "steps", "interval", "runs that reached it", f"times fewer than with {ENV_REWARD} alone")
     rows = []
     for task, methods in groups.items():
         needs = {method: steps_needed(runs, metric, threshold, seed) for method, runs in methods.items()}
         for method, need in needs.items():
+            baseline = methods[method][0].baseline
             budget = "; the others count as their budget" if need.num_reached < need.num_runs else ""
             steps = need.steps
             row = (
@@ -172,7 +172,7 @@ def _steps_table(groups: Groups, metric: Metric, threshold: float, seed: int) ->
                 f"{steps.value:,.0f}",
                 f"{steps.low:,.0f} to {steps.high:,.0f}",
                 f"{need.num_reached} of {need.num_runs}{budget}",
-                "" if method == BASELINE or BASELINE not in needs else compare_steps(need, needs[BASELINE]),
+                compare_steps(need, needs[baseline]) if baseline in needs and method != baseline else "",
             )
             rows.append(row)
     return _table(head, rows, numbers=(2, 3))

@@ -13,6 +13,7 @@ import numpy as np
 from vidreward.config import from_json
 from vidreward.rl.curves import Curve
 from vidreward.rl.evaluation import PolicyScore
+from vidreward.rl.rl_config import ENV_REWARD
 from vidreward.rl.run import RESULT_FORMAT
 from vidreward.run_config import find_differences
 
@@ -43,7 +44,15 @@ class RunResult:
     @property
     def method(self) -> str:
         """Its label, with the agent where that is another than SAC."""
-        return self.label if self.agent in ("sac", "random") else f"{self.agent}: {self.label}"
+        return self._with_agent(self.label)
+
+    @property
+    def baseline(self) -> str:
+        """Method that its steps are compared with: the same agent, paid the environment's reward alone."""
+        return self._with_agent(ENV_REWARD)
+
+    def _with_agent(self, label: str) -> str:
+        return label if self.agent in ("sac", "random") else f"{self.agent}: {label}"
 
     def values(self, metric: Metric) -> Curve:
         """Return the learning curve of one metric."""

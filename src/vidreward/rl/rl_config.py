@@ -24,6 +24,8 @@ AGENTS = {
     "random": "vidreward.rl.random_policy",
 }
 """Module of each agent; its recipes are functions `recipe` and `recipe_PRESET`."""
+ENV_REWARD = "env reward"
+"""What reports call the environment's own reward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,7 @@ class PayConfig:
     def label(self) -> str:
         """Name it in reports."""
         names = [name if name == ORACLE else Path(name).name for name in self.reward]
-        return " + ".join([*names, *(["env reward"] if self.env_weight else [])])
+        return " + ".join([*names, *([ENV_REWARD] if self.env_weight else [])])
 
 
 @dataclass(frozen=True, kw_only=True)
