@@ -199,7 +199,7 @@ def test_initial_normalizer_pays_a_third_for_first_frames(tmp_path: Path) -> Non
         (["tabletop/reach", "--reward", "no/such/run"], "no/such/run is not there"),
         (["tabletop/reach", "--env-weight", "0"], "nothing is paid"),
         (["tabletop/reach", "--reward", "{hold}"], "pictures are 64x64 and hold was trained on 32x32"),
-        (["tabletop/reach", "--reward", "{side}", "--env.size", "32"], "camera is 'top' and side was trained on side"),
+        (["tabletop/reach", "--reward", "{side}", "--env.size", "32"], "camera is 'top' and side was trained on"),
         (["tabletop/reach", "--reward", "pixels", "--env.settings", "pixels=false"], "observation['pixels']"),
         (["tabletop/reach", "--reward", "pixels", "--env.settings", "goals=false"], "give --goal PICTURE"),
         (["tabletop/reach", "--reward", "pixels", "--subgoal-threshold", "1"], "tabletop/reach gives one"),
