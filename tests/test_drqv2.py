@@ -148,7 +148,7 @@ def golden_draws() -> DrqDraws:
 @torch.no_grad()
 def test_the_networks_are_the_originals(original: DrqV2) -> None:
     batch = golden_batch()
-    features = original.encoder(batch.observation["pixels"])
+    features = original.encode(batch.observation["pixels"])
     near = {"rtol": 1e-4, "atol": 1e-5}
     np.testing.assert_allclose(features, UPDATE["forward_features"], **near)
     np.testing.assert_allclose(original.mean_action(features, {}), UPDATE["forward_mu"], **near)

@@ -15,13 +15,13 @@ from typing import Literal
 
 import torch
 from gymnasium import spaces
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 
 from vidreward.nets.pixel_encoders import DrqEncoder, shift_pixels
 from vidreward.rl.agent import Agent, AgentConfig, Batch, Dims, Observed, generator, make_adam, read_dims
-from vidreward.rl.policies import ParallelMlp
+from vidreward.rl.policies import ParallelMlp, hidden_type
 from vidreward.scoring import Precision, autocast
 
 EDGE = 1 - 1e-6
@@ -100,6 +100,7 @@ class DrqV2(Agent):
         super().__init__(seed=seed)
         assert dims.pixels is not None
         self.config = config
+        self.hidden_type = hidden_type(device, config.precision)
         self.action_dim = dims.action
         noise = generator("cpu", seed, 0)
         self.encoder = DrqEncoder(*dims.pixels, noise)
@@ -127,8 +128,7 @@ class DrqV2(Agent):
     @torch.inference_mode()
     def act(self, observation: Mapping[str, ndarray], *, explore: bool, step: int) -> Float[ndarray, "N A"]:
         seen = {name: torch.from_numpy(observation[name]).to(self.device) for name in self.config.observed}
-        with autocast(self.device, self.config.precision):
-            mean = self.mean_action(self.encoder(seen["pixels"]), seen)
+        mean = self.mean_action(self.encode(seen["pixels"]), seen)
         if not explore:
             return mean.cpu().numpy()
         noise = torch.randn(mean.shape, generator=generator("cpu", self.seed, 1, step)).to(self.device)
@@ -153,15 +153,14 @@ class DrqV2(Agent):
         observation, next_observation = self._seen(batch.observation), self._seen(batch.next_observation)
         pixels = shift_pixels(observation["pixels"], draws.shift, self.config.pad)
         next_pixels = shift_pixels(next_observation["pixels"], draws.next_shift, self.config.pad)
-        with torch.no_grad(), autocast(self.device, self.config.precision):
-            next_features = self.encoder(next_pixels)
+        with torch.no_grad():
+            next_features = self.encode(next_pixels)
             next_mean = self.mean_action(next_features, next_observation)
             next_action = truncated_normal(next_mean, std, draws.next_noise, self.config.std_clip)
             next_q = self.q_values(next_features, next_observation, next_action, target=True)
             target = batch.reward + batch.discount * next_q.amin(0)
-        with autocast(self.device, self.config.precision):
-            features = self.encoder(pixels)
-            q = self.q_values(features, observation, batch.action)
+        features = self.encode(pixels)
+        q = self.q_values(features, observation, batch.action)
         critic_loss = (q - target).square().mean(1).sum()
         self._minimise("critic_optimizer", critic_loss)
         actor_numbers = self._learn_actor(features.detach(), observation, std, draws.noise)
@@ -177,9 +176,16 @@ class DrqV2(Agent):
             **actor_numbers,
         }
 
+    def encode(self, pixels: UInt8[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        """Return the encoder's features."""
+        with autocast(self.device, self.config.precision):
+            features: Tensor = self.encoder(pixels)
+        return features
+
     def mean_action(self, features: Float[Tensor, "B D"], observation: Mapping[str, Tensor]) -> Float[Tensor, "B A"]:
         """Return the policy's best action from the encoder's features."""
-        return self.actor(_join(self.actor_trunk(features), observation))[0].tanh()
+        seen = self._seen_through(self.actor_trunk, features, observation)
+        return self.actor(seen, self.hidden_type)[0].tanh()
 
     def q_values(
         self,
@@ -191,18 +197,18 @@ class DrqV2(Agent):
     ) -> Float[Tensor, "2 B"]:
         """Return what the two critics, or their slow copies, say of an action."""
         trunk, critic = (self.target_trunk, self.target_critic) if target else (self.critic_trunk, self.critic)
-        return critic(torch.cat([_join(trunk(features), observation), action], -1))[..., 0]
+        seen = self._seen_through(trunk, features, observation)
+        return critic(torch.cat([seen, action], -1), self.hidden_type)[..., 0]
 
     def _learn_actor(
         self, features: Tensor, observation: Mapping[str, Tensor], std: float, noise: Tensor
     ) -> dict[str, Tensor]:
         """Move the actor towards actions that the new critics value; the encoder stays."""
-        with autocast(self.device, self.config.precision):
-            mean = self.mean_action(features, observation)
-            action = truncated_normal(mean, std, noise, self.config.std_clip)
-            with torch.no_grad():
-                known = _join(self.critic_trunk(features), observation)
-            value = self.critic(torch.cat([known, action], -1), frozen=True)[..., 0].amin(0)
+        mean = self.mean_action(features, observation)
+        action = truncated_normal(mean, std, noise, self.config.std_clip)
+        with torch.no_grad():
+            seen = self._seen_through(self.critic_trunk, features, observation)
+        value = self.critic(torch.cat([seen, action], -1), self.hidden_type, frozen=True)[..., 0].amin(0)
         actor_loss = -value.mean()
         self._minimise("actor_optimizer", actor_loss)
         log_prob = log_density(action.detach(), mean.detach(), std)
@@ -212,6 +218,12 @@ class DrqV2(Agent):
             "actor_logprob": log_prob.mean(),
             "actor_ent": torch.full_like(log_prob[0], entropy),
         }
+
+    def _seen_through(self, trunk: nn.Module, features: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """Join a trunk's view of the features with the state, where the policy sees that."""
+        with autocast(self.device, self.config.precision):
+            seen = trunk(features).float()
+        return torch.cat([seen, observation["state"]], -1) if "state" in observation else seen
 
     def _minimise(self, name: str, loss: Tensor) -> None:
         self.optimizers[name].zero_grad()
@@ -277,10 +289,6 @@ def log_density(action: Float[Tensor, "B A"], mean: Float[Tensor, "B A"], std: f
     """Log density of the normal that was cut, as if it had not been: what DrQ-v2 logs."""
     per_action = -0.5 * ((action - mean) / std).square() - math.log(std) - 0.5 * math.log(2 * math.pi)
     return per_action.sum(-1)
-
-
-def _join(features: Float[Tensor, "B D"], observation: Mapping[str, Tensor]) -> Float[Tensor, "B E"]:
-    return torch.cat([features, observation["state"]], -1) if "state" in observation else features
 
 
 def _trunk(inputs: int, outputs: int, noise: torch.Generator) -> nn.Sequential:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from vidreward.nets.pixel_encoders import HoldEncoder, shift_pixels
 from vidreward.rl.agent import Agent, AgentConfig, Batch, Dims, generator, make_adam, read_dims
-from vidreward.rl.policies import ParallelMlp
+from vidreward.rl.policies import ParallelMlp, hidden_type
 from vidreward.scoring import Precision, autocast
 
 LOG_STD = (-20.0, 2.0)
@@ -82,6 +82,7 @@ class Sac(Agent):
     def __init__(self, config: SacConfig, dims: Dims, *, seed: int, device: torch.device) -> None:
         super().__init__(seed=seed)
         self.config = config
+        self.hidden_type = hidden_type(device, config.precision)
         self.action_dim = dims.action
         entropy = config.target_entropy
         self.target_entropy = -float(dims.action) if entropy is None else entropy
@@ -97,6 +98,13 @@ class Sac(Agent):
         self.target_encoder = copy.deepcopy(self.critic_encoder)
         if self.target_encoder is not None:
             self.target_encoder.requires_grad_(False)
+        pairs = [(self.target_critic, self.critic), (self.target_encoder, self.critic_encoder)]
+        self._slow: list[Tensor] = [
+            parameter for slow, _ in pairs if slow is not None for parameter in slow.parameters()
+        ]
+        self._fast: list[Tensor] = [
+            parameter for _, fast in pairs if fast is not None for parameter in fast.parameters()
+        ]
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         # Adam treats each number by itself: one optimiser for networks of equal rate is one for each
         self.optimizers["optimizer"] = make_adam(trained, config.lr)
@@ -110,8 +118,8 @@ class Sac(Agent):
     @torch.inference_mode()
     def act(self, observation: Mapping[str, ndarray], *, explore: bool, step: int) -> Float[ndarray, "N A"]:
         seen = {name: torch.from_numpy(observation[name]).to(self.device) for name in self.config.observed}
-        with autocast(self.device, self.config.precision):
-            mean, log_std = self._policy(_features(self.actor_encoder, seen))
+        features = self._features(self.actor_encoder, seen)
+        mean, log_std = self._policy(features, torch.float32)  # for few rows, cheaper than weights made bfloat16
         if explore:
             noise = torch.randn(mean.shape, generator=generator("cpu", self.seed, 1, step)).to(self.device)
             mean = mean + log_std.exp() * noise
@@ -137,14 +145,14 @@ class Sac(Agent):
         next_observation = self._shifted(batch.next_observation, draws.next_shift)
         temperature = self.log_temperature.detach().exp()
         target = self._target(batch, next_observation, temperature, draws.next_noise)
-        with autocast(self.device, self.config.precision):
-            features = _features(self.critic_encoder, observation)
-            # a copy for each critic, so that its gradient to the encoder can be told from the other's
-            leaf = features.detach().expand(2, -1, -1).requires_grad_(features.requires_grad)
-            q = self.critic(torch.cat([leaf, batch.action.expand(2, -1, -1)], -1))[..., 0]  # (2, B)
-            mean, log_std = self._policy(_features(self.actor_encoder, observation))
-            action, log_prob = sample_squashed(mean, log_std, draws.noise)
-            value = self.critic(torch.cat([features.detach(), action], -1), frozen=True)[..., 0].amin(0)
+        features = self._features(self.critic_encoder, observation)
+        # a copy for each critic, so that its gradient to the encoder can be told from the other's
+        leaf = features.detach().expand(2, -1, -1).requires_grad_(features.requires_grad)
+        q = self.critic(torch.cat([leaf, batch.action.expand(2, -1, -1)], -1), self.hidden_type)[..., 0]  # (2, B)
+        mean, log_std = self._policy(self._features(self.actor_encoder, observation), self.hidden_type)
+        action, log_prob = sample_squashed(mean, log_std, draws.noise)
+        chosen = torch.cat([features.detach(), action], -1)
+        value = self.critic(chosen, self.hidden_type, frozen=True)[..., 0].amin(0)
         critic_loss = 0.5 * (q - target).square().mean(1)  # (2,)
         actor_loss = (temperature * log_prob - value).mean()
         entropy = -log_prob.detach().mean()
@@ -159,7 +167,6 @@ class Sac(Agent):
             "q": q.detach().mean(),
             "entropy": entropy,
             "temperature": temperature,
-            "batch_reward": batch.reward.mean(),
         }
 
     @torch.no_grad()
@@ -167,11 +174,10 @@ class Sac(Agent):
         self, batch: Batch, next_observation: Mapping[str, Tensor], temperature: Tensor, noise: Tensor
     ) -> Float[Tensor, "B"]:
         """Compute r + discount * (min Q'(s', a') - temperature * log pi(a'|s')), a' drawn from the policy."""
-        with autocast(self.device, self.config.precision):
-            mean, log_std = self._policy(_features(self.actor_encoder, next_observation))
-            action, log_prob = sample_squashed(mean, log_std, noise)
-            features = _features(self.target_encoder, next_observation)
-            value = self.target_critic(torch.cat([features, action], -1))[..., 0].amin(0)
+        mean, log_std = self._policy(self._features(self.actor_encoder, next_observation), self.hidden_type)
+        action, log_prob = sample_squashed(mean, log_std, noise)
+        chosen = torch.cat([self._features(self.target_encoder, next_observation), action], -1)
+        value = self.target_critic(chosen, self.hidden_type)[..., 0].amin(0)
         return batch.reward + batch.discount * (value - temperature * log_prob)
 
     def _step(self, features: Tensor, leaf: Tensor) -> None:
@@ -191,14 +197,7 @@ class Sac(Agent):
         else:
             optimizer.step()
         with torch.no_grad():
-            for target, source in self._targets():
-                torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), self.config.tau)
-
-    def _targets(self) -> list[tuple[nn.Module, nn.Module]]:
-        pairs: list[tuple[nn.Module, nn.Module]] = [(self.target_critic, self.critic)]
-        if self.target_encoder is not None and self.critic_encoder is not None:
-            pairs.append((self.target_encoder, self.critic_encoder))
-        return pairs
+            torch._foreach_lerp_(self._slow, self._fast, self.config.tau)
 
     def _shifted(self, observation: Mapping[str, Tensor], shift: Int[Tensor, "B 2"]) -> dict[str, Tensor]:
         seen = {name: observation[name] for name in self.config.observed}
@@ -208,9 +207,19 @@ class Sac(Agent):
             )
         return seen
 
-    def _policy(self, features: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B A"]]:
+    def _features(self, encoder: HoldEncoder | None, observation: Mapping[str, Tensor]) -> Float[Tensor, "B D"]:
+        """Join what the encoder makes of the pictures with the state."""
+        parts = [observation["state"]] if "state" in observation else []
+        if encoder is not None:
+            with autocast(self.device, self.config.precision):
+                parts.insert(0, encoder(observation["pixels"]).float())
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _policy(
+        self, features: Float[Tensor, "B D"], hidden_type: torch.dtype
+    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B A"]]:
         """Return mean and log standard deviation before squashing."""
-        mean, log_std = self.actor(features)[0].chunk(2, -1)
+        mean, log_std = self.actor(features, hidden_type)[0].chunk(2, -1)
         return mean, log_std.clamp(*LOG_STD)
 
 
@@ -228,13 +237,6 @@ def sample_squashed(
     normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
     squash = 2 * (math.log(2) - x - F.softplus(-2 * x))
     return x.tanh(), (normal - squash).sum(-1)
-
-
-def _features(encoder: HoldEncoder | None, observation: Mapping[str, Tensor]) -> Float[Tensor, "B D"]:
-    """Join what the encoder makes of the pictures with the state."""
-    parts = [encoder(observation["pixels"])] if encoder is not None else []
-    parts += [observation["state"]] if "state" in observation else []
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def _set_grads(parameters: list[nn.Parameter], grads: tuple[Tensor, ...]) -> None:
