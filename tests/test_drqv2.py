@@ -14,8 +14,11 @@ from vidreward.rl.drqv2 import (
     DrqV2Config,
     log_density,
     recipe,
+    recipe_easy,
+    recipe_hard,
     recipe_humanoid,
     recipe_walker,
+    recipe_walker_run,
     schedule,
     truncated_normal,
 )
@@ -242,12 +245,13 @@ def test_noise_is_scheduled_and_stays_in_bounds() -> None:
 
 
 def test_settings_of_the_papers_tasks() -> None:
-    assert [schedule(recipe(d).std_schedule, 100_000) for d in ("easy", "medium", "hard")] == pytest.approx(
-        [0.1, 0.82, 0.955]
-    )
-    walker, humanoid = recipe_walker(), recipe_humanoid()
-    assert (walker.n_step, walker.batch_size) == (1, 512)
-    assert (humanoid.lr, humanoid.feature_dim) == (8e-5, 100)
+    spread = [schedule(config.std_schedule, 100_000) for config in (recipe_easy(), recipe(), recipe_hard())]
+    assert spread == pytest.approx([0.1, 0.82, 0.955])
+    walkers, humanoid = (recipe_walker(), recipe_walker_run()), recipe_humanoid()
+    assert [(w.n_step, w.batch_size, schedule(w.std_schedule, 500_000)) for w in walkers] == [(1, 512, 0.1)] * 2
+    assert [schedule(w.std_schedule, 100_000) for w in walkers] == pytest.approx([0.1, 0.82])
+    assert (humanoid.lr, humanoid.feature_dim, humanoid.n_step) == (8e-5, 100, 3)
+    assert schedule(humanoid.std_schedule, 2_000_000) == pytest.approx(0.1)
 
 
 def test_size_of_the_papers_networks() -> None:

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from gymnasium import spaces
@@ -64,20 +63,34 @@ class DrqV2Config(AgentConfig):
         return DrqV2(self, read_dims(self, observation_space, action_space), seed=seed, device=torch.device(device))
 
 
-def recipe(difficulty: Literal["easy", "medium", "hard"] = "medium") -> DrqV2Config:
-    """Return the paper's settings for a difficulty: exploration fades over 100 k, 500 k or 2 M steps."""
-    num_steps = {"easy": 100_000, "medium": 500_000, "hard": 2_000_000}[difficulty]
-    return DrqV2Config(std_schedule=f"linear(1.0,0.1,{num_steps})")
+def recipe() -> DrqV2Config:
+    """Return the paper's settings for tasks of medium difficulty: exploration fades over 500 k steps."""
+    return DrqV2Config()
 
 
-def recipe_walker(difficulty: Literal["easy", "medium", "hard"] = "easy") -> DrqV2Config:
-    """Return the paper's settings for the walker: one step of reward, batches of 512."""
-    return replace(recipe(difficulty), n_step=1, batch_size=512)
+def recipe_easy() -> DrqV2Config:
+    """Return the paper's settings for easy tasks: exploration fades over 100 k steps."""
+    return DrqV2Config(std_schedule="linear(1.0,0.1,100000)")
+
+
+def recipe_hard() -> DrqV2Config:
+    """Return the paper's settings for hard tasks: exploration fades over 2 M steps."""
+    return DrqV2Config(std_schedule="linear(1.0,0.1,2000000)")
+
+
+def recipe_walker() -> DrqV2Config:
+    """Return the paper's settings for a walker that stands or walks: easy, one step of reward, batches of 512."""
+    return replace(recipe_easy(), n_step=1, batch_size=512)
+
+
+def recipe_walker_run() -> DrqV2Config:
+    """Return the paper's settings for a walker that runs: as for one that walks, of medium difficulty."""
+    return replace(recipe(), n_step=1, batch_size=512)
 
 
 def recipe_humanoid() -> DrqV2Config:
-    """Return the paper's settings for the humanoid: slower learning, wider features."""
-    return replace(recipe("hard"), lr=8e-5, feature_dim=100)
+    """Return the paper's settings for the humanoid: hard, slower learning, wider features."""
+    return replace(recipe_hard(), lr=8e-5, feature_dim=100)
 
 
 @dataclass(frozen=True)
