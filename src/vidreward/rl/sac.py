@@ -98,13 +98,8 @@ class Sac(Agent):
         self.target_encoder = copy.deepcopy(self.critic_encoder)
         if self.target_encoder is not None:
             self.target_encoder.requires_grad_(False)
-        pairs = [(self.target_critic, self.critic), (self.target_encoder, self.critic_encoder)]
-        self._slow: list[Tensor] = [
-            parameter for slow, _ in pairs if slow is not None for parameter in slow.parameters()
-        ]
-        self._fast: list[Tensor] = [
-            parameter for _, fast in pairs if fast is not None for parameter in fast.parameters()
-        ]
+        self._slow = _parameters(self.target_critic, self.target_encoder)
+        self._fast = _parameters(self.critic, self.critic_encoder)
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         # Adam treats each number by itself: one optimiser for networks of equal rate is one for each
         self.optimizers["optimizer"] = make_adam(trained, config.lr)
@@ -182,20 +177,18 @@ class Sac(Agent):
 
     def _step(self, features: Tensor, leaf: Tensor) -> None:
         """Move all weights, the critics' encoder once or once for each critic, then the targets."""
-        optimizer, second = self.optimizers["optimizer"], self.optimizers.get("second_optimizer")
-        if self.critic_encoder is not None:
+        optimizers = list(self.optimizers.values())
+        if self.critic_encoder is None:
+            optimizers[0].step()
+        else:
             assert leaf.grad is not None
             weights = list(self.critic_encoder.parameters())
-            if second is None:
-                _set_grads(weights, torch.autograd.grad(features, weights, leaf.grad.sum(0)))
+            shares = leaf.grad if len(optimizers) == 2 else leaf.grad.sum(0, keepdim=True)
+            grads = [torch.autograd.grad(features, weights, share, retain_graph=True) for share in shares]
+            for optimizer, own_grads in zip(optimizers, grads, strict=True):
+                for weight, grad in zip(weights, own_grads, strict=True):
+                    weight.grad = grad
                 optimizer.step()
-            else:
-                grads = [torch.autograd.grad(features, weights, g, retain_graph=True) for g in leaf.grad]
-                for one, own_grads in zip((optimizer, second), grads, strict=True):
-                    _set_grads(weights, own_grads)
-                    one.step()
-        else:
-            optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self._slow, self._fast, self.config.tau)
 
@@ -239,9 +232,8 @@ def sample_squashed(
     return x.tanh(), (normal - squash).sum(-1)
 
 
-def _set_grads(parameters: list[nn.Parameter], grads: tuple[Tensor, ...]) -> None:
-    for parameter, grad in zip(parameters, grads, strict=True):
-        parameter.grad = grad
+def _parameters(*modules: nn.Module | None) -> list[Tensor]:
+    return [parameter for module in modules if module is not None for parameter in module.parameters()]
 
 
 def _glorot_uniform(matrix: Tensor, noise: torch.Generator) -> Tensor:
