@@ -234,6 +234,8 @@ def test_damage_is_found(tmp_path: Path) -> None:
         make(4).restore(tmp_path, state)
     with pytest.raises(ValueError, match="this replay keeps"):
         Replay(observation={"state": (2,)}, action_dim=3, capacity=50).restore(tmp_path, state)
+    with pytest.raises(ValueError, match="state lacks reward, segments"):
+        make().restore(tmp_path, {name: state[name] for name in ("num_added", "num_steps")})
     with pytest.raises(ValueError, match="only an empty replay"):
         replay.restore(tmp_path, state)
 

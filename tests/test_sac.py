@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,3 +309,13 @@ def test_hold_as_its_authors_ran_it() -> None:
 def test_an_environment_that_does_not_fit_is_refused(space: spaces.Dict, actions: spaces.Box, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SacConfig().build(space, actions, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*precision lowered by casting")
+def test_pendulum_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from sac_learning import steps_to_solve, train_ours
+
+    solved, curve = steps_to_solve("pendulum", train_ours("pendulum", seed=0), max_steps=8000, eval_every=1000)
+    assert solved is not None and curve[0] < -500 < -200 <= curve[-1]

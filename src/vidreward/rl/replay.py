@@ -259,6 +259,11 @@ class Replay:
         """
         if self._num_added:
             raise ValueError("only an empty replay can be restored; make a new one")
+        missing = {"num_added", "num_steps", "reward", "segments"} - set(state)
+        if missing:
+            raise ValueError(
+                f"the replay's state lacks {', '.join(sorted(missing))}; use another checkpoint of the run"
+            )
         lengths = state["num_steps"].tolist()
         first = int(state["num_added"]) - len(lengths)
         if sum(lengths) > self.capacity or len(state["reward"]) != sum(lengths):
