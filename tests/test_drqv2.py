@@ -50,9 +50,17 @@ def test_schedules_are_the_originals(row: int) -> None:
     np.testing.assert_allclose(values, DATA["schedule/values"][row], rtol=1e-12)
 
 
-@pytest.mark.parametrize("text", ["linear(1.0,0.1)", "cosine(1,0,10)", "", "1.0 or so", "linear(a,b,c)"])
+@pytest.mark.parametrize(
+    "text", ["linear(1.0,0.1)", "cosine(1,0,10)", "", "1.0 or so", "linear(a,b,c)", "linear(1,0.1,0)"]
+)
 def test_what_is_no_schedule_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="is no schedule; give a number"):
+        DrqV2Config(std_schedule=text).build(space(), box(2), seed=0)
+
+
+@pytest.mark.parametrize("text", ["0", "linear(1.0,0,100)", "step_linear(1.0,-0.1,5,0.1,5)"])
+def test_noise_without_spread_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must stay above 0"):
         DrqV2Config(std_schedule=text).build(space(), box(2), seed=0)
 
 

@@ -59,7 +59,9 @@ class DrqV2Config(AgentConfig):
     ) -> DrqV2:
         if self.observation == "state":
             raise ValueError("DrQ-v2 learns from pictures; choose observation 'pixels' or 'both', or the agent 'sac'")
-        schedule(self.std_schedule, 0)
+        first, ramps = _parse_schedule(self.std_schedule)
+        if min([first, *ramps[::2]]) <= 0:
+            raise ValueError(f"std_schedule must stay above 0; got {self.std_schedule!r}")
         return DrqV2(self, read_dims(self, observation_space, action_space), seed=seed, device=torch.device(device))
 
 
@@ -261,27 +263,29 @@ def schedule(text: str, step: int) -> float:
         >>> schedule("linear(1.0,0.1,100000)", 50_000), schedule("step_linear(1,0.4,1000,0.1,100)", 1050)
         (0.55, 0.25)
     """
+    value, ramps = _parse_schedule(text)
+    for last, length in zip(ramps[::2], ramps[1::2], strict=True):
+        mix = min(max(step / length, 0.0), 1.0)
+        value = (1 - mix) * value + mix * last
+        if step <= length:
+            break
+        step = step - int(length)
+    return value
+
+
+def _parse_schedule(text: str) -> tuple[float, list[float]]:
+    """Return the first value, and for each ramp where it leads and how many steps it takes."""
     for name, num in (("", 1), ("linear", 3), ("step_linear", 5)):
         inner = ",".join([_NUMBER] * num)
         match = re.fullmatch(rf"{name}\({inner}\)" if name else inner, text)
         if match:
             first, *ramps = (float(value) for value in match.groups())
-            return _ramp(first, ramps, step)
+            if all(length >= 1 for length in ramps[1::2]):
+                return first, ramps
     raise ValueError(
         f"{text!r} is no schedule; give a number, linear(first,last,steps) or "
-        "step_linear(first,second,steps,last,steps)"
+        "step_linear(first,second,steps,last,steps), each of at least one step"
     )
-
-
-def _ramp(value: float, ramps: list[float], step: float) -> float:
-    """Follow ramps (last, steps, last, steps, ...) from a value; the next begins where one is done."""
-    for last, length in zip(ramps[::2], ramps[1::2], strict=True):
-        mix = min(max(step / length, 0.0), 1.0)
-        value = (1 - mix) * value + mix * last
-        step = step - length
-        if step <= 0:
-            break
-    return value
 
 
 def truncated_normal(
