@@ -19,6 +19,7 @@ from importlib.resources import files
 import vidreward
 
 names = [module.name for module in pkgutil.walk_packages(vidreward.__path__, "vidreward.")]
+names = [name for name in names if ".integrations." not in name]  # each needs the library it is for
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)

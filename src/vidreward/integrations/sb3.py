@@ -16,7 +16,7 @@ from vidreward.rl.wrapper import is_about_the_step, own_info
 try:
     from stable_baselines3.common.vec_env import VecEnv
 except ImportError as error:
-    raise ImportError("Stable-Baselines3 is not installed; pip install stable-baselines3") from error
+    raise ImportError("Stable-Baselines3 is not installed; pip install 'vidreward[sb3]'") from error
 
 
 class SB3VecEnv(VecEnv):
